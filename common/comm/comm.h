@@ -1,0 +1,117 @@
+/*
+ * Ranks and how they talk: the collectives that data-parallel training is made of.
+ *
+ *   mpi.c    CPU backend: pairwise exchanges and our own sums, in rank order, in fp32 (never MPI_Reduce): the same
+ *            bits every time
+ *   nccl.c   GPU backend
+ *   dry.c    any one rank of any world size in one process: bytes counted, nothing sent
+ *
+ * A collective is called by all ranks of a communicator, in the same order. start() queues it behind the work queued so
+ * far on `stream` and returns at once; wait() lets the work queued on `stream` from then on see its result. Between the
+ * two its buffers belong to the collective. Collectives complete in the order in which they were started.
+ * A program started without mpirun is a world of one; collectives are then local copies and send nothing.
+ *
+ * A peer that is lost, or silent for longer than the time-out, ends the job with a message that names it and the
+ * collective: no function returns an error.
+ */
+#ifndef COMMON_COMM_COMM_H
+#define COMMON_COMM_COMM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/device/device.h"
+
+struct comm;
+
+enum collective { ALL_REDUCE, REDUCE_SCATTER, ALL_GATHER, ALL_TO_ALL, BROADCAST, COLLECTIVES };
+const char *collective_name(enum collective collective); /* "all_reduce", … as in metrics.jsonl */
+
+/* A started collective. Passed by value; wait exactly once. {0} is one that is complete already. */
+struct comm_request {
+    long long ticket;
+};
+
+struct comm_options {
+    double timeout;       /* seconds without progress after which a collective gives its peers up; 0: never */
+    int dry_rank, dry_size, dry_node_size; /* dry backend: which rank of how many, and how many share a node */
+};
+
+/* The world. Initialises MPI on first use; registers with error.h how fail() ends the job. Host-side only: device work
+ * needs comm_attach() first. */
+struct comm *comm_open_world(const struct comm_options *options);
+/* Ends MPI with the last one closed. */
+void comm_close(struct comm *comm);
+/* The ranks that pass the same colour, ordered by their rank in `comm`: a new communicator. */
+struct comm *comm_split(struct comm *comm, int colour);
+void comm_set_timeout(struct comm *comm, double seconds);
+
+int comm_rank(const struct comm *comm);
+int comm_size(const struct comm *comm);
+int comm_node_rank(const struct comm *comm); /* rank among this communicator's ranks on this node */
+int comm_node_size(const struct comm *comm);
+bool comm_same_node(const struct comm *comm, int rank); /* does `rank` share my node? */
+
+/* Lets collectives use device memory: staging is booked there (heading buffers, at most twice the largest collective,
+ * the same for every stage). */
+void comm_attach(struct comm *comm, struct device *device);
+
+/* ---- collectives on device memory; counts are in elements of dtype ---- */
+
+/* buffer [count]: the sum over ranks, in rank order, in fp32 (fp64 for FP64), rounded once. In place. */
+struct comm_request comm_all_reduce_start(struct comm *comm, struct stream *stream, void *buffer, size_t count,
+                                          enum dtype dtype);
+/* out [count] = the sum over ranks of their in's slice number `rank`, in [size · count]. out may be that slice of in. */
+struct comm_request comm_reduce_scatter_start(struct comm *comm, struct stream *stream, void *out, const void *in,
+                                              size_t count, enum dtype dtype);
+/* out [size · count]: rank r's in [count] at slice r. in may be that slice of out. */
+struct comm_request comm_all_gather_start(struct comm *comm, struct stream *stream, void *out, const void *in,
+                                          size_t count, enum dtype dtype);
+/* Rank r gets send_counts[r] elements of `in` (packed in rank order), and gives recv_counts[r] of `out`. The counts are
+ * host memory, read before the call returns. */
+struct comm_request comm_all_to_all_start(struct comm *comm, struct stream *stream, void *out,
+                                          const size_t *recv_counts, const void *in, const size_t *send_counts,
+                                          enum dtype dtype);
+struct comm_request comm_broadcast_start(struct comm *comm, struct stream *stream, void *buffer, size_t count,
+                                         enum dtype dtype, int root);
+
+void comm_wait(struct comm *comm, struct stream *stream, struct comm_request request);
+/* Moves started collectives on, where the backend needs the caller for that; call between blocks. */
+void comm_progress(struct comm *comm);
+
+/* The same, started and waited for. */
+void comm_all_reduce(struct comm *comm, struct stream *stream, void *buffer, size_t count, enum dtype dtype);
+void comm_reduce_scatter(struct comm *comm, struct stream *stream, void *out, const void *in, size_t count,
+                         enum dtype dtype);
+void comm_all_gather(struct comm *comm, struct stream *stream, void *out, const void *in, size_t count,
+                     enum dtype dtype);
+void comm_all_to_all(struct comm *comm, struct stream *stream, void *out, const size_t *recv_counts,
+                     const void *in, const size_t *send_counts, enum dtype dtype);
+void comm_broadcast(struct comm *comm, struct stream *stream, void *buffer, size_t count, enum dtype dtype, int root);
+
+/* ---- between hosts: small exchanges outside the training step, not counted ---- */
+
+void comm_barrier(struct comm *comm);
+/* Host memory, in place: sums (in rank order) and maxima over ranks. The dry backend leaves the values alone. */
+void comm_host_sum(struct comm *comm, double *values, size_t count);
+void comm_host_max(struct comm *comm, double *values, size_t count);
+/* Host memory from rank `root` to all. */
+void comm_host_broadcast(struct comm *comm, void *data, size_t bytes, int root);
+/* all [size · bytes] host memory: rank r's `mine` [bytes] at position r. */
+void comm_host_gather(struct comm *comm, void *all, const void *mine, size_t bytes);
+
+/* ---- bytes sent by this rank, counted from the calls' arguments ---- */
+
+struct comm_bytes {
+    long long calls;
+    double bytes;        /* sent by this rank */
+    double inside_bytes; /* of these, to ranks on this node */
+    double across_bytes; /* of these, to other nodes */
+};
+/* Sum over the collectives since opening; `bytes` [COLLECTIVES]. */
+void comm_bytes_sent(const struct comm *comm, struct comm_bytes *bytes);
+/* Stops or goes on counting: evaluation and saving are kept apart from training. */
+void comm_count_bytes(struct comm *comm, bool count);
+
+#endif
