@@ -1,0 +1,100 @@
+/*
+ * Settings: one list of names, Hugging Face's and DeepSpeed's own where they exist (settings.md is the
+ * reference page).
+ *
+ * They come, later ones winning, from the stage's config.json, from --config FILE (JSON, one object, the same
+ * names), and from --name value on the command line (--name=value and, for booleans, --name alone are fine
+ * too). An unknown name is an error that suggests the nearest one.
+ */
+#ifndef COMMON_TRAIN_SETTINGS_H
+#define COMMON_TRAIN_SETTINGS_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/base/error.h"
+#include "common/device/dtype.h"
+
+enum strategy { STRATEGY_NO, STRATEGY_STEPS, STRATEGY_EPOCH };             /* eval_strategy, save_strategy */
+enum scheduler { SCHEDULER_LINEAR, SCHEDULER_COSINE, SCHEDULER_CONSTANT }; /* lr_scheduler_type */
+enum automatic { AUTO_FALSE, AUTO_TRUE, AUTO };                            /* fp16 */
+
+/* Strings are never NULL; "" stands for "not set". All belong to the settings. */
+struct settings {
+    /* model, text */
+    char *model_name_or_path;
+    char *train_file;
+    char *validation_file;
+    int64_t subset_size;        /* training examples; 0: all */
+    int64_t samples_per_device; /* weak scaling: subset_size = this × world size; 0: off */
+    int64_t eval_subset_size;   /* evaluation examples; 0: all; -1: min(50, subset_size) */
+    int64_t max_seq_length;     /* tokens */
+    bool append_eos;
+    bool label_padding;
+    bool pad_to_max_length;
+    /* training */
+    int64_t per_device_train_batch_size;
+    int64_t per_device_eval_batch_size;
+    int64_t gradient_accumulation_steps;
+    double num_train_epochs;
+    int64_t max_steps; /* updates; -1: num_train_epochs decides */
+    double learning_rate;
+    double weight_decay;
+    double adam_beta1, adam_beta2, adam_epsilon;
+    double max_grad_norm;
+    enum scheduler lr_scheduler_type;
+    int64_t warmup_steps;
+    double warmup_ratio;
+    int64_t seed;
+    enum automatic fp16;
+    bool bf16;
+    bool gradient_checkpointing;
+    /* evaluation, logging, saving */
+    enum strategy eval_strategy;
+    int64_t eval_steps;
+    bool eval_on_start;
+    enum strategy save_strategy;
+    int64_t save_steps;
+    int64_t save_total_limit; /* 0: all stay */
+    bool save_model;          /* the final model directory */
+    char *output_dir;         /* "": runs/STAGE-<next number> */
+    bool overwrite_output_dir;
+    char *resume_from_checkpoint; /* "": no; "true": the last whole one; else a checkpoint's folder */
+    int64_t logging_steps;
+    bool disable_tqdm; /* no progress bar */
+    /* machine */
+    int64_t threads;                /* CPU threads a rank; 0: its share of the node's cores */
+    int64_t device_memory_limit;    /* MiB of device memory a rank may use; 0: what there is */
+    double communication_timeout;   /* seconds */
+    int64_t memory_sample_interval; /* milliseconds; 0: no sampler */
+    /* dry backend: which rank of how many is played, and how many of them share a node (0: all) */
+    int64_t dry_rank, dry_world_size, dry_node_size;
+};
+
+/* Reads all sources. `arguments` are main()'s. Handles --help and --version itself (prints and exits 0). On
+ * an error the job fails: one line. The caller calls settings_free. */
+void settings_read(struct settings *settings, int count, char **arguments);
+void settings_free(struct settings *settings);
+
+/* The same without exiting, for tests: later calls win over earlier ones. `from` names the source in errors.
+ */
+void settings_default(struct settings *settings);
+bool settings_read_json(struct settings *settings, const json_t *object, const char *from,
+                        struct error *error);
+bool settings_read_arguments(struct settings *settings, int count, char **arguments, struct error *error);
+/* Ranges and combinations. */
+bool settings_check(const struct settings *settings, struct error *error);
+
+/* The precision asked for; fp16 "auto" is true on a GPU, false on a CPU. */
+enum dtype settings_dtype(const struct settings *settings);
+
+/* All settings in force as a JSON object; a new reference. */
+json_t *settings_json(const struct settings *settings);
+
+/* Folder with the kit's data (config.json of the stages, common/sample): the source tree, else the
+ * installation. The caller frees the path of `inside` in it ("common/sample/train.json"); NULL where there is
+ * none. */
+char *settings_data_path(const char *inside);
+
+#endif
