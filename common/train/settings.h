@@ -72,9 +72,10 @@ struct settings {
     int64_t dry_rank, dry_world_size, dry_node_size;
 };
 
-/* Reads all sources. `arguments` are main()'s. Handles --help and --version itself (prints and exits 0). On
- * an error the job fails: one line. The caller calls settings_free. */
-void settings_read(struct settings *settings, int count, char **arguments);
+/* Reads all sources; `stage` is its folder ("01-baseline"), `arguments` are main()'s. Handles --help and
+ * --version itself (prints and exits 0). On an error the job fails: one line. The caller calls settings_free.
+ */
+void settings_read(struct settings *settings, const char *stage, int count, char **arguments);
 void settings_free(struct settings *settings);
 
 /* The same without exiting, for tests: later calls win over earlier ones. `from` names the source in errors.

@@ -1,0 +1,319 @@
+#include "common/train/settings.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <math.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/base/file.h"
+#include "common/base/json.h"
+#include "common/train/settings_table.h"
+
+/* Where a setting lies in the struct. */
+static void *field(const struct settings *settings, const struct setting *setting) {
+    return (char *)(size_t)settings + setting->offset;
+}
+
+void settings_default(struct settings *settings) {
+    *settings = (struct settings){0};
+    for (const struct setting *s = settings_table; s->name; s++)
+        if (!settings_set(settings, s, s->initial, "default", NULL)) fail("bad default of %s", s->name);
+}
+
+void settings_free(struct settings *settings) {
+    for (const struct setting *s = settings_table; s->name; s++)
+        if (s->kind == SETTING_STRING) free(*(char **)field(settings, s));
+}
+
+static bool set_bool(bool *value, const char *text, const char *from, const char *name, struct error *error) {
+    if (!strcmp(text, "true") || !strcmp(text, "false")) {
+        *value = !strcmp(text, "true");
+        return true;
+    }
+    return error_set(error, "%s: %s: '%s' is neither true nor false", from, name, text);
+}
+
+static bool set_choice(int *value, const struct setting *s, const char *text, const char *from,
+                       struct error *error) {
+    char known[256] = "";
+    for (int i = 0; s->choices[i]; i++) {
+        if (!strcmp(text, s->choices[i])) {
+            *value = i;
+            return true;
+        }
+        snprintf(known + strlen(known), sizeof known - strlen(known), "%s%s", i ? ", " : "", s->choices[i]);
+    }
+    return error_set(error, "%s: %s: '%s' is none of %s", from, s->name, text, known);
+}
+
+static bool set_integer(int64_t *value, const struct setting *s, const char *text, const char *from,
+                        struct error *error) {
+    char *end;
+    errno = 0;
+    long long number = strtoll(text, &end, 10);
+    if (end == text || *end || errno)
+        return error_set(error, "%s: %s: '%s' is not an integer", from, s->name, text);
+    if ((double)number < s->minimum || (double)number > s->maximum)
+        return error_set(error, "%s: %s: %lld is not between %.15g and %.15g", from, s->name, number,
+                         s->minimum, s->maximum);
+    *value = number;
+    return true;
+}
+
+static bool set_real(double *value, const struct setting *s, const char *text, const char *from,
+                     struct error *error) {
+    char *end;
+    double number = strtod(text, &end);
+    if (end == text || *end || !isfinite(number))
+        return error_set(error, "%s: %s: '%s' is not a number", from, s->name, text);
+    if (number < s->minimum || number > s->maximum)
+        return error_set(error, "%s: %s: %g is not between %g and %g", from, s->name, number, s->minimum,
+                         s->maximum);
+    *value = number;
+    return true;
+}
+
+bool settings_set(struct settings *settings, const struct setting *s, const char *text, const char *from,
+                  struct error *error) {
+    switch (s->kind) {
+    case SETTING_BOOL:
+        return set_bool(field(settings, s), text, from, s->name, error);
+    case SETTING_CHOICE:
+        return set_choice(field(settings, s), s, text, from, error);
+    case SETTING_INTEGER:
+        return set_integer(field(settings, s), s, text, from, error);
+    case SETTING_REAL:
+        return set_real(field(settings, s), s, text, from, error);
+    case SETTING_STRING: {
+        char **value = field(settings, s);
+        free(*value);
+        *value = xstrdup(text);
+        return true;
+    }
+    }
+    return false;
+}
+
+/* Levenshtein's distance, for names of at most 63 letters. */
+static int distance(const char *a, const char *b) {
+    int row[64];
+    int width = (int)strlen(b);
+    if (width > 63 || strlen(a) > 63) return INT_MAX;
+    for (int j = 0; j <= width; j++) row[j] = j;
+    for (int i = 1; a[i - 1]; i++) {
+        int diagonal = row[0];
+        row[0] = i;
+        for (int j = 1; j <= width; j++) {
+            int best = diagonal + (a[i - 1] != b[j - 1]);
+            if (row[j] + 1 < best) best = row[j] + 1;
+            if (row[j - 1] + 1 < best) best = row[j - 1] + 1;
+            diagonal = row[j];
+            row[j] = best;
+        }
+    }
+    return row[width];
+}
+
+static bool unknown(const char *name, const char *from, struct error *error) {
+    const char *nearest = "";
+    int least = INT_MAX;
+    for (const struct setting *s = settings_table; s->name; s++) {
+        int d = distance(name, s->name);
+        if (d < least) {
+            least = d;
+            nearest = s->name;
+        }
+    }
+    return error_set(error, "%s: there is no setting '%.60s'; did you mean '%s'? (--help lists all)", from,
+                     name, nearest);
+}
+
+static const struct setting *find(const char *name) {
+    for (const struct setting *s = settings_table; s->name; s++)
+        if (!strcmp(name, s->name)) return s;
+    return NULL;
+}
+
+bool settings_read_json(struct settings *settings, const json_t *object, const char *from,
+                        struct error *error) {
+    if (!json_is_object(object)) return error_set(error, "%s: expected an object of settings", from);
+    const char *name;
+    json_t *value;
+    /* The macro drops const; nothing is changed. */
+    json_object_foreach((json_t *)(size_t)object, name, value) {
+        const struct setting *s = find(name);
+        if (!s) return unknown(name, from, error);
+        if (json_is_null(value)) continue;
+        char number[64];
+        const char *text = number;
+        bool fits;
+        if (json_is_string(value)) {
+            text = json_string_value(value);
+            fits = s->kind == SETTING_STRING || s->kind == SETTING_CHOICE;
+        } else if (json_is_boolean(value)) {
+            text = json_is_true(value) ? "true" : "false";
+            fits = s->kind == SETTING_BOOL || s->kind == SETTING_CHOICE ||
+                   (s->kind == SETTING_STRING && !strcmp(s->name, "resume_from_checkpoint"));
+        } else if (json_is_integer(value)) {
+            snprintf(number, sizeof number, "%lld", (long long)json_integer_value(value));
+            fits = s->kind == SETTING_INTEGER || s->kind == SETTING_REAL;
+        } else {
+            snprintf(number, sizeof number, "%.17g", json_number_value(value));
+            fits = json_is_real(value) && s->kind == SETTING_REAL;
+        }
+        if (!fits) return error_set(error, "%s: %s: expected %s", from, name, setting_kind_name(s));
+        if (!settings_set(settings, s, text, from, error)) return false;
+    }
+    return true;
+}
+
+static bool read_file(struct settings *settings, const char *path, struct error *error) {
+    json_t *object = json_read_file(path, error);
+    if (!object) return false;
+    bool ok = settings_read_json(settings, object, path, error);
+    json_decref(object);
+    return ok;
+}
+
+bool settings_read_arguments(struct settings *settings, int count, char **arguments, struct error *error) {
+    for (int i = 0; i < count; i++) {
+        if (strncmp(arguments[i], "--", 2) != 0)
+            return error_set(error,
+                             "command line: '%.60s': settings are written --name value (--help lists all)",
+                             arguments[i]);
+        char name[64];
+        const char *equals = strchr(arguments[i], '=');
+        const char *value = equals ? equals + 1 : NULL;
+        size_t length = equals ? (size_t)(equals - arguments[i] - 2) : strlen(arguments[i] + 2);
+        if (length >= sizeof name) return unknown(arguments[i] + 2, "command line", error);
+        memcpy(name, arguments[i] + 2, length);
+        name[length] = '\0';
+        const struct setting *s = find(name);
+        bool config = !strcmp(name, "config");
+        if (!s && !config) return unknown(name, "command line", error);
+        /* A boolean, or fp16, alone is true. */
+        bool alone = s && (s->kind == SETTING_BOOL || !strcmp(name, "fp16"));
+        bool next_is_value = i + 1 < count && strncmp(arguments[i + 1], "--", 2) != 0;
+        if (!value && next_is_value)
+            value = arguments[++i];
+        else if (!value && alone)
+            value = "true";
+        if (!value) return error_set(error, "command line: --%s needs a value", name);
+        if (config ? !read_file(settings, value, error)
+                   : !settings_set(settings, s, value, "command line", error))
+            return false;
+    }
+    return true;
+}
+
+bool settings_check(const struct settings *s, struct error *error) {
+    if (s->bf16 && s->fp16 == AUTO_TRUE)
+        return error_set(error, "settings: bf16 and fp16 exclude each other; set one of them to false");
+    if (s->label_padding && s->append_eos)
+        return error_set(error, "settings: label_padding labels every </s> of the padding already; add "
+                                "--append_eos false");
+    if (!s->model_name_or_path[0])
+        return error_set(error,
+                         "settings: model_name_or_path is empty; give a directory, ORG/NAME or random:SHAPE");
+    if (!s->train_file[0])
+        return error_set(error, "settings: train_file is empty; give a SQuAD file or synthetic:COUNTxLENGTH");
+    if (s->eval_strategy != STRATEGY_NO && !s->validation_file[0])
+        return error_set(error, "settings: eval_strategy needs a validation_file (or set it to no)");
+    if (s->samples_per_device && s->subset_size)
+        return error_set(error,
+                         "settings: samples_per_device decides how many examples are used; set subset_size "
+                         "to 0 with it");
+    if (s->max_steps < 0 && s->num_train_epochs <= 0)
+        return error_set(error, "settings: neither num_train_epochs nor max_steps asks for any update");
+    if (s->warmup_steps && s->warmup_ratio > 0)
+        return error_set(error,
+                         "settings: warmup_steps and warmup_ratio exclude each other; set one of them to 0");
+    if (s->dry_rank >= s->dry_world_size)
+        return error_set(error, "settings: dry_rank %lld is not below dry_world_size %lld",
+                         (long long)s->dry_rank, (long long)s->dry_world_size);
+    return true;
+}
+
+enum dtype settings_dtype(const struct settings *settings) {
+    if (settings->bf16) return BF16;
+    bool gpu = !strcmp(WORKSHOP_BACKEND, "cuda");
+    return settings->fp16 == AUTO_TRUE || (settings->fp16 == AUTO && gpu) ? FP16 : FP32;
+}
+
+json_t *settings_json(const struct settings *settings) {
+    json_t *object = json_object();
+    for (const struct setting *s = settings_table; s->name; s++) {
+        void *value = field(settings, s);
+        json_t *item = NULL;
+        switch (s->kind) {
+        case SETTING_BOOL:
+            item = json_boolean(*(bool *)value);
+            break;
+        case SETTING_INTEGER:
+            item = json_integer(*(int64_t *)value);
+            break;
+        case SETTING_REAL:
+            item = json_number(*(double *)value);
+            break;
+        case SETTING_STRING:
+            item = json_string(*(char **)value);
+            break;
+        case SETTING_CHOICE:
+            item = json_string(s->choices[*(int *)value]);
+            break;
+        }
+        /* json_string gives NULL for what is not UTF-8: a path may be anything. */
+        json_object_set_new(object, s->name, item ? item : json_string("(not UTF-8)"));
+    }
+    return object;
+}
+
+void settings_read(struct settings *settings, const char *stage, int count, char **arguments) {
+    for (int i = 1; i < count; i++) {
+        if (!strcmp(arguments[i], "--help") || !strcmp(arguments[i], "-h")) {
+            settings_print_help(arguments[0]);
+            exit(0);
+        }
+        if (!strcmp(arguments[i], "--version")) {
+            printf("%s\n", WORKSHOP_VERSION);
+            exit(0);
+        }
+    }
+    struct error error;
+    settings_default(settings);
+    char *inside = xformat("%s/config.json", stage);
+    char *stage_file = settings_data_path(inside);
+    free(inside);
+    if (stage_file && !read_file(settings, stage_file, &error)) fail("%s", error.text);
+    free(stage_file);
+    if (!settings_read_arguments(settings, count - 1, arguments + 1, &error) ||
+        !settings_check(settings, &error))
+        fail("%s", error.text);
+}
+
+char *settings_data_path(const char *inside) {
+    char program[PATH_MAX];
+    ssize_t length = readlink("/proc/self/exe", program, sizeof program - 1);
+    program[length > 0 ? length : 0] = '\0';
+    /* An installed program is PREFIX/libexec/workshop/BACKEND/STAGE/train. */
+    for (int up = 0; up < 5; up++) {
+        char *slash = strrchr(program, '/');
+        if (slash) *slash = '\0';
+    }
+    char *beside = xformat("%s/share/workshop", program);
+    const char *roots[] = {WORKSHOP_SOURCE_DIR, WORKSHOP_INSTALL_DIR, beside};
+    char *found = NULL;
+    for (int i = 0; i < 3 && !found; i++) {
+        char *path = xformat("%s/%s", roots[i], inside);
+        if (file_exists(path))
+            found = path;
+        else
+            free(path);
+    }
+    free(beside);
+    return found;
+}
