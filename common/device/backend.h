@@ -11,10 +11,6 @@
 
 #define DEVICE_ALIGNMENT ((size_t)256)
 
-/* Scratch of the CPU backend for products of half-precision matrices, which are taken in fp32: booked under
- * buffers when a device opens for BF16 or FP16, by the CPU and the dry backend alike. */
-#define CPU_WORKSPACE_BYTES ((size_t)32 << 20)
-
 /* Blocks handed out by one allocator. Only the thread that runs the model allocates and frees; `in_use` is
  * what other threads (the sampler) may read at any time. */
 struct block;
@@ -27,7 +23,7 @@ struct blocks {
 
 void blocks_open(struct blocks *blocks, const char *place, size_t limit);
 /* Forgets all blocks, giving each one that is still out to `release`. */
-void blocks_close(struct blocks *blocks, void (*release)(void *pointer, size_t bytes));
+void blocks_close(struct blocks *blocks, void (*release)(void *pointer));
 
 /* fail()s where `bytes` more would go over the ledger's limit: says which heading asked for how much, what is
  * booked, and what would need less. */
@@ -37,9 +33,8 @@ _Noreturn void blocks_full(const struct blocks *blocks, enum heading heading, si
 
 /* Books a block that the allocator has got. */
 void blocks_add(struct blocks *blocks, void *pointer, enum heading heading, size_t bytes);
-/* Takes it off again; its size. fail()s on a pointer that is not out: freed twice, or never allocated here.
- */
-size_t blocks_remove(struct blocks *blocks, void *pointer);
+/* Takes it off again. fail()s on a pointer that is not out: freed twice, or never allocated here. */
+void blocks_remove(struct blocks *blocks, void *pointer);
 
 /* Bytes for people, "1.5 GiB", in a buffer that the caller gives and which is returned. */
 struct byte_text {

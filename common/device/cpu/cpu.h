@@ -15,24 +15,12 @@
 #ifndef COMMON_DEVICE_CPU_CPU_H
 #define COMMON_DEVICE_CPU_CPU_H
 
-#include "common/device/backend.h"
+#include "common/device/immediate/immediate.h"
 #include "common/device/work.h"
 
-struct device {
-    struct device_options options;
-    struct blocks memory, host;
-    struct work work;
-    char *name;
-    int cores;        /* threads that OpenMP uses */
-    float *workspace; /* NULL in FP32 */
-};
-
-struct stream {
-    struct device *device;
-};
-
 /* Scratch for fp32 copies of half-precision operands: CPU_WORKSPACE_BYTES, 256-byte aligned, one for all
- * streams of the device, as each kernel ends before the next one begins; its content does not outlast a
+ * streams of the device, as each kernel ends before
+ * the next one begins; its content does not outlast a
  * kernel. NULL and 0 bytes on a device that was opened for FP32. */
 float *cpu_workspace(struct stream *stream, size_t *bytes);
 

@@ -1,0 +1,159 @@
+#include "common/device/immediate/immediate.h"
+
+#include <stdlib.h>
+
+#include "common/base/error.h"
+
+struct device *device_open(const struct device_options *options) {
+    struct device *device = xcalloc(1, sizeof *device);
+    device->options = *options;
+    immediate_open(device);
+    if (options->dtype != FP32)
+        device->workspace =
+            device_alloc(device, BUFFERS, CPU_WORKSPACE_BYTES, "workspace of half-precision products");
+    return device;
+}
+
+void device_close(struct device *device) {
+    blocks_close(&device->memory, immediate_release);
+    blocks_close(&device->host, immediate_release);
+    free(device->name);
+    free(device);
+}
+
+const char *device_backend(void) {
+    return WORKSHOP_BACKEND;
+}
+
+const char *device_name(const struct device *device) {
+    return device->name;
+}
+
+int device_cores(const struct device *device) {
+    return device->cores;
+}
+
+/* Not known: what a core can do depends on vector units and on clocks under load, which no system call tells.
+ */
+double device_peak_flops(const struct device *device, enum dtype dtype) {
+    (void)device;
+    (void)dtype;
+    return 0;
+}
+
+size_t device_bytes_outside_ledger(const struct device *device) {
+    (void)device;
+    return 0;
+}
+
+size_t device_bytes_in_use(const struct device *device) {
+    return atomic_load_explicit(&device->memory.in_use, memory_order_relaxed);
+}
+
+/* ---- memory ---- */
+
+static void *get_block(struct device *device, struct blocks *blocks, enum heading heading, size_t bytes,
+                       const char *what) {
+    blocks_check(blocks, heading, bytes, what);
+    void *pointer = immediate_get(device, bytes);
+    if (!pointer) blocks_full(blocks, heading, bytes, what);
+    blocks_add(blocks, pointer, heading, bytes);
+    return pointer;
+}
+
+static void free_block(struct blocks *blocks, void *pointer) {
+    if (!pointer) return;
+    blocks_remove(blocks, pointer);
+    immediate_release(pointer);
+}
+
+void *device_alloc(struct device *device, enum heading heading, size_t bytes, const char *what) {
+    return get_block(device, &device->memory, heading, bytes, what);
+}
+
+void device_free(struct device *device, void *pointer) {
+    free_block(&device->memory, pointer);
+}
+
+void *host_alloc(struct device *device, enum heading heading, size_t bytes, bool pinned, const char *what) {
+    (void)pinned; /* the same memory as the device's */
+    return get_block(device, &device->host, heading, bytes, what);
+}
+
+void host_free(struct device *device, void *pointer) {
+    free_block(&device->host, pointer);
+}
+
+const struct ledger *device_ledger(const struct device *device) {
+    return &device->memory.ledger;
+}
+
+const struct ledger *host_ledger(const struct device *device) {
+    return &device->host.ledger;
+}
+
+/* ---- streams and events: work is done when it is called for ---- */
+
+struct event {
+    struct device *device;
+};
+
+struct stream *stream_open(struct device *device, const char *name) {
+    (void)name;
+    struct stream *stream = xmalloc(sizeof *stream);
+    stream->device = device;
+    return stream;
+}
+
+void stream_close(struct stream *stream) {
+    free(stream);
+}
+
+struct device *stream_device(const struct stream *stream) {
+    return stream->device;
+}
+
+void stream_synchronize(struct stream *stream) {
+    (void)stream;
+}
+
+struct event *event_open(struct device *device) {
+    struct event *event = xmalloc(sizeof *event);
+    event->device = device;
+    return event;
+}
+
+void event_close(struct event *event) {
+    free(event);
+}
+
+void event_record(struct event *event, struct stream *stream) {
+    (void)event;
+    (void)stream;
+}
+
+void stream_wait_event(struct stream *stream, struct event *event) {
+    (void)stream;
+    (void)event;
+}
+
+void event_synchronize(struct event *event) {
+    (void)event;
+}
+
+/* ---- work, profiles ---- */
+
+struct work device_work(const struct device *device) {
+    return device->work;
+}
+
+struct work *stream_work(struct stream *stream) {
+    return &stream->device->work;
+}
+
+void profile_push(const char *name) {
+    (void)name;
+}
+
+void profile_pop(void) {
+}
