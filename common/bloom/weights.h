@@ -17,7 +17,7 @@
 #include "common/bloom/layout.h"
 #include "common/device/device.h"
 
-struct weights; /* an opened source of parameters */
+struct weights; /* an opened source of parameters; its layout must outlive it */
 
 /* Opens and checks a checkpoint directory against the layout: every tensor there, of the right shape and
  * type, inside its file; a present lm_head.weight equal to the embedding. NULL with the tensor and file in
