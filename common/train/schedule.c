@@ -2,8 +2,8 @@
 
 #include <math.h>
 
-double schedule_learning_rate(enum scheduler scheduler, double learning_rate, long long done, long long warmup,
-                              long long total) {
+double schedule_learning_rate(enum scheduler scheduler, double learning_rate, long long done,
+                              long long warmup, long long total) {
     if (done < warmup) return learning_rate * ((double)done / (double)(warmup > 1 ? warmup : 1));
     double left = (double)(total - done), span = (double)(total - warmup > 1 ? total - warmup : 1);
     double progress = (double)(done - warmup) / span;

@@ -221,8 +221,6 @@ bool settings_check(const struct settings *s, struct error *error) {
                          "settings: model_name_or_path is empty; give a directory, ORG/NAME or random:SHAPE");
     if (!s->train_file[0])
         return error_set(error, "settings: train_file is empty; give a SQuAD file or synthetic:COUNTxLENGTH");
-    if (s->eval_strategy != STRATEGY_NO && !s->validation_file[0])
-        return error_set(error, "settings: eval_strategy needs a validation_file (or set it to no)");
     if (s->samples_per_device && s->subset_size)
         return error_set(error,
                          "settings: samples_per_device decides how many examples are used; set subset_size "
@@ -272,7 +270,9 @@ json_t *settings_json(const struct settings *settings) {
     return object;
 }
 
-void settings_read(struct settings *settings, const char *stage, int count, char **arguments) {
+bool settings_read(struct settings *settings, const char *stage, int count, char **arguments,
+                   struct error *error) {
+    settings_default(settings);
     for (int i = 1; i < count; i++) {
         if (!strcmp(arguments[i], "--help") || !strcmp(arguments[i], "-h")) {
             settings_print_help(arguments[0]);
@@ -283,16 +283,13 @@ void settings_read(struct settings *settings, const char *stage, int count, char
             exit(0);
         }
     }
-    struct error error;
-    settings_default(settings);
     char *inside = xformat("%s/config.json", stage);
     char *stage_file = settings_data_path(inside);
+    bool ok = !stage_file || read_file(settings, stage_file, error);
     free(inside);
-    if (stage_file && !read_file(settings, stage_file, &error)) fail("%s", error.text);
     free(stage_file);
-    if (!settings_read_arguments(settings, count - 1, arguments + 1, &error) ||
-        !settings_check(settings, &error))
-        fail("%s", error.text);
+    return ok && settings_read_arguments(settings, count - 1, arguments + 1, error) &&
+           settings_check(settings, error);
 }
 
 char *settings_data_path(const char *inside) {

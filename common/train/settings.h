@@ -72,10 +72,12 @@ struct settings {
     int64_t dry_rank, dry_world_size, dry_node_size;
 };
 
-/* Reads all sources; `stage` is its folder ("01-baseline"), `arguments` are main()'s. Handles --help and
- * --version itself (prints and exits 0). On an error the job fails: one line. The caller calls settings_free.
- */
-void settings_read(struct settings *settings, const char *stage, int count, char **arguments);
+/* Reads all sources into defaulted settings; `stage` is its folder ("01-baseline"), `arguments` are main()'s.
+ * Handles
+ * --help and --version itself (prints and exits 0). False with `error` set; the settings may be freed all the
+ * same. */
+bool settings_read(struct settings *settings, const char *stage, int count, char **arguments,
+                   struct error *error);
 void settings_free(struct settings *settings);
 
 /* The same without exiting, for tests: later calls win over earlier ones. `from` names the source in errors.

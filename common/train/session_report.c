@@ -1,0 +1,240 @@
+/* What a session reports: events of metrics.jsonl and lines for people. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/train/session.h"
+
+/* ---- run ---- */
+
+static json_t *host_names(struct comm *comm) {
+    char mine[64] = "";
+    gethostname(mine, sizeof mine - 1);
+    char *all = xcalloc((size_t)comm_size(comm), sizeof mine);
+    comm_host_gather(comm, all, mine, sizeof mine);
+    json_t *names = json_array();
+    for (int r = 0; r < comm_size(comm); r++) {
+        json_t *name = json_string(all + (size_t)r * sizeof mine);
+        json_array_append_new(names, name ? name : json_string("?"));
+    }
+    free(all);
+    return names;
+}
+
+static void report_run(struct session *s) {
+    json_t *run = json_object();
+    const char *job = getenv("SLURM_JOB_ID");
+    json_object_set_new(run, "version", json_string(WORKSHOP_VERSION));
+    json_object_set_new(run, "stage", json_string(s->stage));
+    json_object_set_new(run, "backend", json_string(device_backend()));
+    json_object_set_new(run, "world_size", json_integer(s->world_size));
+    json_object_set_new(run, "device", json_string(device_name(s->device)));
+    json_object_set_new(run, "hosts", host_names(s->comm));
+    json_object_set_new(run, "cores", json_integer(device_cores(s->device)));
+    json_object_set_new(run, "job_id", job ? json_string(job) : json_null());
+    json_object_set_new(run, "model", json_string(s->config.name));
+    json_object_set_new(run, "parameters", json_integer((json_int_t)s->layout.parameters));
+    json_object_set_new(run, "precision", json_string(dtype_name(s->dtype)));
+    json_object_set_new(run, "train_examples", json_integer(s->train_examples.count));
+    json_object_set_new(run, "eval_examples", json_integer(s->eval_examples.count));
+    json_object_set_new(run, "updates", json_integer(s->updates));
+    json_object_set_new(run, "resumed_from", s->resume ? json_string(s->resume) : json_null());
+    json_object_set_new(run, "settings", settings_json(&s->settings));
+    metrics_write(s->metrics, "run", run);
+    metrics_line(s->metrics, "%s: %s, %.1f M parameters, %s, on %s", s->stage, s->config.name,
+                 1e-6 * (double)s->layout.parameters, dtype_name(s->dtype), device_name(s->device));
+    metrics_line(s->metrics, "%d rank%s with %d cores each; %d examples, %lld updates; writing to %s",
+                 s->world_size, s->world_size == 1 ? "" : "s", device_cores(s->device),
+                 s->train_examples.count, s->updates, s->output_dir);
+    if (s->resume) metrics_line(s->metrics, "going on from %s, after update %lld", s->resume, s->step);
+}
+
+void session_begin(struct session *s) {
+    long long keep = 0;
+    if (s->resume_state) keep = json_integer_value(json_object_get(s->resume_state, "metrics_bytes"));
+    s->metrics = metrics_open(s->output_dir, s->rank, keep, !s->settings.disable_tqdm);
+    report_run(s);
+    s->sampler = sampler_start(s->comm, s->device, s->settings.memory_sample_interval);
+    s->start_time = session_seconds();
+}
+
+/* ---- updates ---- */
+
+static void report_update(struct session *s, const struct pending_update *p) {
+    const struct update_state *found = p->state;
+    double loss = p->update.predicted ? found->loss_sum / (double)p->update.predicted : 0;
+    bool half = s->dtype != FP32, skipped = found->skip;
+    s->last_loss = loss;
+    s->loss_total += loss;
+    s->losses++;
+    s->window_loss += loss;
+    s->window_losses++;
+    json_t *step = json_object();
+    json_object_set_new(step, "step", json_integer(p->step));
+    json_object_set_new(step, "epoch", json_number(p->update.epoch));
+    json_object_set_new(step, "loss", json_number(loss));
+    json_object_set_new(step, "grad_norm", json_number(found->grad_norm));
+    json_object_set_new(step, "learning_rate", json_number(found->learning_rate));
+    if (half) json_object_set_new(step, "loss_scale", json_number(found->used_loss_scale));
+    if (half) json_object_set_new(step, "skipped", json_boolean(skipped));
+    metrics_write(s->metrics, "step", step);
+    if (p->step % s->settings.logging_steps == 0) {
+        metrics_line(s->metrics, "{'loss': %.4f, 'grad_norm': %.4f, 'learning_rate': %.6g, 'epoch': %.2f%s}",
+                     s->window_loss / (double)s->window_losses, found->grad_norm, found->learning_rate,
+                     p->update.epoch, skipped ? ", 'skipped': true" : "");
+        s->window_loss = 0;
+        s->window_losses = 0;
+    }
+}
+
+/* Reads the update whose results are on their way, if there is one. */
+static void collect(struct session *s) {
+    struct pending_update *p = &s->pending;
+    if (!p->waiting) return;
+    event_synchronize(p->copied);
+    p->waiting = false;
+    if (device_computes()) report_update(s, p);
+    double seconds = s->rates.all_seconds;
+    if (s->rates.running) seconds += session_seconds() - s->rates.started;
+    metrics_progress(s->metrics, p->step, s->updates, s->last_loss, s->rates.all_examples, seconds);
+}
+
+void session_update_done(struct session *s) {
+    collect(s);
+    s->step++;
+    struct pending_update *p = &s->pending;
+    p->waiting = true;
+    p->step = s->step;
+    p->update = s->update;
+    copy_to_host(s->stream, p->state, s->update_state, sizeof *p->state);
+    event_record(p->copied, s->stream);
+    s->rates.examples += s->update.examples;
+    s->rates.tokens += (double)s->update.tokens;
+    s->rates.all_examples += s->update.examples;
+    if (s->step - s->first_step == SESSION_WARM_UP && s->updates - s->first_step > SESSION_WARM_UP) {
+        session_drain(s);
+        s->rates.examples = s->rates.tokens = s->rates.flops = s->rates.seconds = 0;
+    }
+}
+
+void session_drain(struct session *s) {
+    collect(s);
+    stream_synchronize(s->stream);
+    if (!s->rates.running) return;
+    double seconds = session_seconds() - s->rates.started;
+    s->rates.seconds += seconds;
+    s->rates.all_seconds += seconds;
+    s->rates.running = false;
+}
+
+/* ---- saving ---- */
+
+void session_save(struct session *s, const struct stage_state *stage) {
+    session_drain(s);
+    struct update_state now;
+    copy_to_host(s->stream, &now, s->update_state, sizeof now);
+    stream_synchronize(s->stream);
+    metrics_sync(s->metrics);
+    json_t *state = json_object();
+    json_object_set_new(state, "step", json_integer(s->step));
+    json_object_set_new(state, "loss_total", json_real(s->loss_total));
+    json_object_set_new(state, "losses", json_integer(s->losses));
+    json_object_set_new(state, "loss_scale", json_real(now.loss_scale));
+    json_object_set_new(state, "clean_updates", json_integer(now.clean_updates));
+    json_object_set_new(state, "applied", json_integer(now.applied));
+    json_object_set_new(state, "metrics_bytes", json_integer(metrics_size(s->metrics)));
+    json_object_set_new(state, "world_size", json_integer(s->world_size));
+    json_object_set_new(state, "stage", json_string(s->stage));
+    json_object_set_new(state, "precision", json_string(dtype_name(s->dtype)));
+    comm_count_bytes(s->comm, false);
+    checkpoint_save(s->output_dir, s->step, (int)s->settings.save_total_limit, stage, &s->source, state,
+                    s->comm, s->stream);
+    comm_count_bytes(s->comm, true);
+    json_decref(state);
+    metrics_line(s->metrics, "saved %s/checkpoint-%lld", s->output_dir, s->step);
+}
+
+/* ---- the end ---- */
+
+static void report_communication(struct session *s) {
+    struct comm_bytes sent[COLLECTIVES];
+    comm_bytes_sent(s->comm, sent);
+    long long updates = s->step - s->first_step;
+    json_t *event = json_object();
+    for (int c = 0; c < COLLECTIVES; c++) {
+        if (!sent[c].calls && s->sent_per_update[c] == 0) continue;
+        json_t *line = json_object();
+        double predicted = s->sent_per_update[c] * (double)updates;
+        json_object_set_new(line, "bytes", json_integer((json_int_t)sent[c].bytes));
+        json_object_set_new(line, "predicted_bytes", json_integer((json_int_t)predicted));
+        json_object_set_new(line, "inside_bytes", json_integer((json_int_t)sent[c].inside_bytes));
+        json_object_set_new(line, "across_bytes", json_integer((json_int_t)sent[c].across_bytes));
+        json_object_set_new(event, collective_name(c), line);
+        if (s->world_size > 1 && updates)
+            metrics_line(s->metrics, "%-14s sent per rank and update: %.3f MiB, predicted %.3f MiB",
+                         collective_name(c), sent[c].bytes / (double)updates / (1 << 20),
+                         s->sent_per_update[c] / (1 << 20));
+    }
+    json_object_set_new(event, "updates", json_integer(updates));
+    metrics_write(s->metrics, "communication", event);
+}
+
+static void report_summary(struct session *s, double peak_bytes) {
+    const struct session_rates *rates = &s->rates;
+    double runtime = session_seconds() - s->start_time;
+    double global_batch = (double)(s->settings.per_device_train_batch_size *
+                                   s->settings.gradient_accumulation_steps * s->world_size);
+    double samples = s->settings.max_steps >= 0 ? (double)s->updates * global_batch
+                                                : s->settings.num_train_epochs * s->train_examples.count;
+    double train_loss = s->losses ? s->loss_total / (double)s->losses : 0;
+    double per_second = rates->seconds > 0 ? 1 / rates->seconds : 0;
+    double peak_flops = device_peak_flops(s->device, s->dtype);
+    json_t *summary = json_object();
+    json_object_set_new(summary, "train_loss", device_computes() ? json_number(train_loss) : json_null());
+    json_object_set_new(summary, "train_runtime", json_number(runtime));
+    json_object_set_new(summary, "train_samples_per_second", json_number(samples / runtime));
+    json_object_set_new(summary, "train_steps_per_second", json_number((double)s->updates / runtime));
+    json_object_set_new(summary, "update_samples_per_second", json_number(rates->examples * per_second));
+    json_object_set_new(summary, "eval_samples_per_second", json_number(s->eval_samples_per_second));
+    json_object_set_new(summary, "tokens_per_second", json_number(rates->tokens * per_second));
+    json_object_set_new(summary, "model_flops_per_second", json_number(rates->flops * per_second));
+    json_object_set_new(summary, "model_flops_utilization",
+                        peak_flops > 0 ? json_number(rates->flops * per_second / peak_flops) : json_null());
+    json_object_set_new(summary, "peak_memory_mib", json_number(peak_bytes / (1 << 20)));
+    json_object_set_new(summary, "world_size", json_integer(s->world_size));
+    json_object_set_new(summary, "stage", json_string(s->stage));
+    json_object_set_new(summary, "steps", json_integer(s->step));
+    json_object_set_new(summary, "output_dir", json_string(s->output_dir));
+    metrics_write(s->metrics, "summary", summary);
+    metrics_line(s->metrics,
+                 "{'train_runtime': %.2f, 'train_samples_per_second': %.3f, 'train_steps_per_second': %.3f, "
+                 "'train_loss': %.4f}",
+                 runtime, samples / runtime, (double)s->updates / runtime, train_loss);
+    metrics_line(
+        s->metrics,
+        "the updates alone (after %d to warm up): %.2f examples/s, %.0f tokens/s, %.1f GFLOP/s a rank",
+        SESSION_WARM_UP, rates->examples * per_second, rates->tokens * per_second,
+        rates->flops * per_second * 1e-9);
+}
+
+void session_finish(struct session *s, const struct stage_state *stage,
+                    const struct memory_prediction *prediction) {
+    session_drain(s);
+    if (s->settings.save_model && device_computes()) {
+        comm_count_bytes(s->comm, false);
+        checkpoint_save_model(s->output_dir, stage, &s->source, s->comm, s->stream);
+        comm_count_bytes(s->comm, true);
+    }
+    json_t *memory = memory_event(s->comm, s->device, prediction);
+    char *table = memory_table(memory);
+    metrics_line(s->metrics, "%s", table);
+    free(table);
+    json_t *peak = json_object_get(json_object_get(json_object_get(memory, "device"), "total"), "peak_bytes");
+    double peak_bytes = json_number_value(peak);
+    metrics_write(s->metrics, "memory", memory);
+    json_t *samples = sampler_stop(s->sampler, s->output_dir);
+    if (samples) metrics_write(s->metrics, "memory_samples", samples);
+    report_communication(s);
+    report_summary(s, peak_bytes);
+}
