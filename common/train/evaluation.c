@@ -1,5 +1,6 @@
 #include <stdlib.h>
 
+#include "common/base/json.h"
 #include "common/train/session.h"
 
 /* Adds a pack's losses to their examples: sums [2 · examples], of weighted losses and of weights. */

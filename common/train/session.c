@@ -101,10 +101,9 @@ static void load_examples(struct session *s) {
     struct error error;
     const char *validation = settings->validation_file;
     if (!validation[0]) validation = default_validation(settings->train_file);
-    bool evaluates = settings->eval_strategy != STRATEGY_NO || settings->eval_on_start;
-    if (!validation[0] && settings->eval_strategy != STRATEGY_NO)
+    bool evaluates = settings->eval_strategy != STRATEGY_NO;
+    if (evaluates && !validation[0])
         fail("settings: validation_file is not set: give one, or set eval_strategy to no");
-    evaluates = evaluates && validation[0];
     bool reads_text =
         !examples_are_synthetic(settings->train_file) || (evaluates && !examples_are_synthetic(validation));
     struct tokenizer *tokenizer = NULL;
@@ -275,7 +274,8 @@ void session_load_pack(struct session *s, int number) {
 }
 
 bool session_should_evaluate(const struct session *s) {
-    if (!s->eval_batches || s->settings.eval_strategy == STRATEGY_NO) return false;
+    if (!s->eval_batches) return false;
+    if (s->step == s->first_step) return s->step == 0 && s->settings.eval_on_start;
     if (s->settings.eval_strategy == STRATEGY_STEPS) return s->step % s->settings.eval_steps == 0;
     return s->step % s->updates_per_epoch == 0 || s->step == s->updates;
 }

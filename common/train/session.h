@@ -110,6 +110,7 @@ void session_load_pack(struct session *session, int number);
  * one. */
 void session_update_done(struct session *session);
 
+/* Also before the first update, with eval_on_start. */
 bool session_should_evaluate(const struct session *session);
 bool session_should_save(const struct session *session);
 

@@ -1,0 +1,270 @@
+/*
+ * Stage 01, the baseline: fine-tuning BLOOM, everything whole on every rank.
+ *
+ * Each rank keeps all parameters, all gradients and all of the optimizer's state. On N ranks every rank
+ * computes its own share of an update's examples; the gradients are then summed over the ranks (all-reduced),
+ * unit by unit while the backward pass is still at work, and every rank makes the same update.
+ *
+ *   read main() first, then train_update(), forward() and backward()
+ *
+ * Memory for Ψ parameters, in half precision: 2Ψ parameters + 2Ψ gradients + 12Ψ optimizer (fp32 master
+ * parameters and two moments) = 16Ψ bytes; in fp32: 4Ψ + 4Ψ + 8Ψ, also 16Ψ.
+ */
+#include <stdlib.h>
+
+#include "common/base/error.h"
+#include "common/bloom/model.h"
+#include "common/train/session.h"
+
+struct run {
+    struct session session;
+    struct model model;
+    const struct layout *layout; /* how the model is cut into units */
+    char *parameters;            /* all units, whole, in the run's precision */
+    char *gradients;             /* the same */
+    float *master;               /* fp32 parameters that AdamW works on; in fp32: the parameters themselves */
+    float *m, *v;                /* AdamW's moments */
+    struct comm_request *reducing; /* one a unit: its gradient's all-reduce */
+};
+
+/* ---- set-up ---- */
+
+static void open_run(struct run *r) {
+    struct session *s = &r->session;
+    const struct layout *layout = r->layout = &s->layout;
+    size_t size = dtype_size(s->dtype), elements = layout->padded;
+    r->parameters = device_alloc(s->device, PARAMETERS, elements * size, "parameters");
+    r->gradients = device_alloc(s->device, GRADIENTS, elements * size, "gradients");
+    r->master = (float *)r->parameters;
+    if (s->dtype != FP32)
+        r->master = device_alloc(s->device, OPTIMIZER, elements * sizeof(float), "master parameters");
+    r->m = device_alloc(s->device, OPTIMIZER, elements * sizeof(float), "AdamW's first moment");
+    r->v = device_alloc(s->device, OPTIMIZER, elements * sizeof(float), "AdamW's second moment");
+    r->reducing = xcalloc((size_t)layout->count, sizeof *r->reducing);
+    fill_zero(s->stream, r->gradients, elements * size);
+    fill_zero(s->stream, r->m, elements * sizeof(float));
+    fill_zero(s->stream, r->v, elements * sizeof(float));
+
+    model_open(&r->model, s->device, s->stream, layout, s->dtype, s->capacity,
+               s->settings.gradient_checkpointing);
+    for (int u = 0; u < layout->count; u++) {
+        r->model.parameters[u] = r->parameters + layout->units[u].offset * size;
+        r->model.gradients[u] = r->gradients + layout->units[u].offset * size;
+    }
+}
+
+static void close_run(struct run *r) {
+    struct device *device = r->session.device;
+    model_close(&r->model);
+    free(r->reducing);
+    device_free(device, r->v);
+    device_free(device, r->m);
+    if (r->session.dtype != FP32) device_free(device, r->master);
+    device_free(device, r->gradients);
+    device_free(device, r->parameters);
+}
+
+/* What checkpoints ask a stage for: rank r saves slice r of the optimizer's state, so that all of it is saved
+ * once; every rank holds all of it. */
+static struct slice owned(void *self, int u) {
+    struct run *r = self;
+    return layout_slice(&r->layout->units[u], r->session.rank);
+}
+
+static struct slice held(void *self, int u) {
+    struct run *r = self;
+    return (struct slice){.begin = 0, .count = r->layout->units[u].padded};
+}
+
+static float *master_at(void *self, int u, size_t element) {
+    struct run *r = self;
+    return r->master + r->layout->units[u].offset + element;
+}
+
+static float *m_at(void *self, int u, size_t element) {
+    struct run *r = self;
+    return r->m + r->layout->units[u].offset + element;
+}
+
+static float *v_at(void *self, int u, size_t element) {
+    struct run *r = self;
+    return r->v + r->layout->units[u].offset + element;
+}
+
+static const void *unit_use(void *self, int u) {
+    struct run *r = self;
+    return r->model.parameters[u];
+}
+
+static void unit_release(void *self, int u) {
+    (void)self, (void)u;
+}
+
+static struct stage_state stage_state(struct run *r) {
+    return (struct stage_state){.self = r,
+                                .layout = r->layout,
+                                .dtype = r->session.dtype,
+                                .owned = owned,
+                                .held = held,
+                                .master = master_at,
+                                .m = m_at,
+                                .v = v_at,
+                                .unit_use = unit_use,
+                                .unit_release = unit_release};
+}
+
+/* Master parameters from the model's files (or a checkpoint, moments too), and from them the run's
+ * parameters. */
+static void load(struct run *r) {
+    struct session *s = &r->session;
+    struct stage_state stage = stage_state(r);
+    if (s->resume) {
+        checkpoint_load(s->resume, &stage, s->stream);
+    } else {
+        float *staging = host_alloc(s->device, BUFFERS, WEIGHTS_STAGING * sizeof(float), true, "loading");
+        for (int u = 0; u < r->layout->count; u++)
+            weights_load(s->weights, s->stream, u, 0, r->layout->units[u].padded, master_at(r, u, 0),
+                         staging);
+        stream_synchronize(s->stream);
+        host_free(s->device, staging);
+    }
+    if (s->dtype != FP32) convert(s->stream, s->dtype, r->parameters, FP32, r->master, r->layout->padded);
+}
+
+static struct memory_prediction predict_memory(const struct run *r) {
+    const struct session *s = &r->session;
+    double parameters = (double)r->layout->parameters, size = (double)dtype_size(s->dtype);
+    struct memory_prediction prediction = memory_prediction_none();
+    prediction.device[PARAMETERS] = size * parameters;
+    prediction.device[GRADIENTS] = size * parameters;
+    prediction.device[OPTIMIZER] = (s->dtype == FP32 ? 8 : 12) * parameters;
+    prediction.device[ACTIVATIONS] = (double)model_activation_bytes(
+        &s->config, r->layout, s->dtype, s->capacity, s->settings.gradient_checkpointing);
+    return prediction;
+}
+
+/* ---- one update ---- */
+
+static void forward(struct run *r) {
+    struct model *model = &r->model;
+    const struct layout *layout = r->layout;
+    const struct input *input = &r->session.input;
+    profile_push("forward");
+    embed_lookup(model, input);
+    embed_forward(model, input);
+    for (int u = layout->blocks_begin; u < layout->blocks_end; u++) {
+        block_forward(model, u, input);
+    }
+    final_norm_forward(model, input);
+    for (int c = layout->chunks_begin; c < layout->chunks_end; c++) { /* the head, chunk by chunk */
+        head_logits(model, c, input);
+    }
+    profile_pop();
+}
+
+/* A unit's gradient is complete: its sum over the ranks starts, and goes on behind the rest of the backward.
+ */
+static void reduce_unit(struct run *r, int u, bool last) {
+    struct session *s = &r->session;
+    if (last)
+        r->reducing[u] = comm_all_reduce_start(s->comm, s->stream, r->model.gradients[u],
+                                               r->layout->units[u].padded, s->dtype);
+    comm_progress(s->comm);
+}
+
+/* The logits hold their gradients. `last` marks the update's last pack, after which gradients are complete.
+ */
+static void backward(struct run *r, bool last) {
+    struct model *model = &r->model;
+    const struct layout *layout = r->layout;
+    const struct input *input = &r->session.input;
+    profile_push("backward");
+    for (int c = layout->chunks_end; c-- > layout->chunks_begin;) {
+        head_dx(model, c, input);
+    }
+    final_norm_backward(model, input);
+    reduce_unit(r, layout->final_norm, last);
+    for (int u = layout->blocks_end; u-- > layout->blocks_begin;) {
+        block_backward(model, u, input);
+        reduce_unit(r, u, last);
+    }
+    embed_backward(model, input);
+    reduce_unit(r, 0, last);
+    for (int c = layout->chunks_begin; c < layout->chunks_end;
+         c++) { /* the embedding's gradient: head and look-up */
+        head_dw(model, c, input);
+        reduce_unit(r, c, last);
+    }
+    profile_pop();
+}
+
+/* Norm of the whole gradient, then AdamW: every rank does the same. */
+static void optimize(struct run *r) {
+    struct session *s = &r->session;
+    const struct layout *layout = r->layout;
+    struct update_state *state = s->update_state;
+    profile_push("optimizer");
+    for (int u = 0; u < layout->count; u++) {
+        comm_wait(s->comm, s->stream, r->reducing[u]);
+        sum_of_squares(s->stream, s->dtype, &state->square_sum, r->model.gradients[u],
+                       layout->units[u].padded);
+    }
+    comm_all_reduce(s->comm, s->stream, &state->loss_sum, 1, FP64);
+    update_prepare(s->stream, state, &s->rule, s->learning_rates);
+    for (int u = 0; u < layout->count; u++) {
+        const struct unit *unit = &layout->units[u];
+        adamw(s->stream, s->dtype, r->model.parameters[u], r->master + unit->offset, r->m + unit->offset,
+              r->v + unit->offset, r->model.gradients[u], unit->padded, unit->decayed, state, &s->rule);
+    }
+    profile_pop();
+}
+
+/* The update's examples, in packs: gradients add up over packs and ranks, and the loss is a mean over all of
+ * the update's predicted positions, so that neither the number of packs nor that of ranks changes the result.
+ */
+static void train_update(struct run *r) {
+    struct session *s = &r->session;
+    update_begin(s->stream, s->update_state);
+    for (int pack = 0; pack < s->update.packs; pack++) {
+        session_load_pack(s, pack);
+        r->model.accumulate = pack > 0;
+        forward(r);
+        head_loss(&r->model, &s->input, &s->update_state->loss_sum, &s->update_state->loss_scale,
+                  (double)s->update.predicted);
+        backward(r, pack == s->update.packs - 1);
+    }
+    optimize(r);
+}
+
+static void evaluate_pack(void *self) {
+    struct run *r = self;
+    forward(r);
+    head_loss(&r->model, &r->session.input, &r->session.update_state->loss_sum, NULL, 1);
+}
+
+int main(int argc, char **argv) {
+    struct run run = {0}, *r = &run;
+    struct session *s = &r->session;
+    session_open(s, "01-baseline", argc, argv);
+    open_run(r);
+    load(r);
+    struct stage_state stage = stage_state(r);
+    struct memory_prediction prediction = predict_memory(r);
+    /* All-reduce: each rank sends its 1/N of the gradients' sum to all others, after getting theirs: 2 (N −
+     * 1)/N of it. */
+    double gradient_bytes = (double)r->layout->parameters * (double)dtype_size(s->dtype);
+    s->sent_per_update[ALL_REDUCE] = 2 * gradient_bytes * (s->world_size - 1) / s->world_size;
+
+    session_begin(s);
+    if (session_should_evaluate(s)) session_evaluate(s, evaluate_pack, r, r->model.activations.losses);
+    while (session_next(s)) {
+        train_update(r);
+        session_update_done(s);
+        if (session_should_evaluate(s)) session_evaluate(s, evaluate_pack, r, r->model.activations.losses);
+        if (session_should_save(s)) session_save(s, &stage);
+    }
+    session_finish(s, &stage, &prediction);
+    close_run(r);
+    session_close(s);
+    return 0;
+}
