@@ -26,10 +26,11 @@ void metrics_sync(struct metrics *metrics);
 /* A line for people on standard output (above the progress bar, where there is one). */
 void metrics_line(struct metrics *metrics, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-/* The progress bar: update `done` of `total`, the last loss, training examples so far in this process and the
- * seconds they took, for samples/s and the time left. A terminal gets one line that changes; otherwise
- * nothing is shown. */
-void metrics_progress(struct metrics *metrics, long long done, long long total, double loss, double examples,
-                      double seconds);
+/* The progress bar: update `done` of `total`, of which this process did `done_here` (a resumed run's earlier
+ * ones are not its own), the last loss, the training examples that this process has seen and the seconds they
+ * took, for samples/s and the time left. A terminal gets one line that changes; otherwise nothing is shown.
+ */
+void metrics_progress(struct metrics *metrics, long long done, long long total, long long done_here,
+                      double loss, double examples, double seconds);
 
 #endif

@@ -98,7 +98,8 @@ static void collect(struct session *s) {
     if (device_computes()) report_update(s, p);
     double seconds = s->rates.all_seconds;
     if (s->rates.running) seconds += session_seconds() - s->rates.started;
-    metrics_progress(s->metrics, p->step, s->updates, s->last_loss, s->rates.all_examples, seconds);
+    metrics_progress(s->metrics, p->step, s->updates, p->step - s->first_step, s->last_loss,
+                     s->rates.all_examples, seconds);
 }
 
 void session_update_done(struct session *s) {
