@@ -1,18 +1,18 @@
 /*
  * Ranks and how they talk: the collectives that data-parallel training is made of.
  *
- *   mpi.c    CPU backend: pairwise exchanges and our own sums, in rank order, in fp32 (never MPI_Reduce): the same
- *            bits every time
- *   nccl.c   GPU backend
- *   dry.c    any one rank of any world size in one process: bytes counted, nothing sent
+ *   - mpi*.c: the CPU backend. Pairwise exchanges and our own sums, in rank order, in fp32 (never
+ * MPI_Reduce): the same bits every time, on every rank
+ *   - dry.c: any one rank of any world size in one process. Bytes counted, nothing sent
  *
- * A collective is called by all ranks of a communicator, in the same order. start() queues it behind the work queued so
- * far on `stream` and returns at once; wait() lets the work queued on `stream` from then on see its result. Between the
- * two its buffers belong to the collective. Collectives complete in the order in which they were started.
- * A program started without mpirun is a world of one; collectives are then local copies and send nothing.
+ * A collective is called by all ranks of a communicator, in the same order. start() queues it behind the work
+ * queued so far on `stream` and returns at once; wait() lets the work queued on `stream` from then on see its
+ * result. Between the two its buffers belong to the collective. Collectives complete in the order in which
+ * they were started. A program started without mpirun is a world of one; collectives are then local copies
+ * and send nothing.
  *
- * A peer that is lost, or silent for longer than the time-out, ends the job with a message that names it and the
- * collective: no function returns an error.
+ * A peer that is lost, or silent for longer than the time-out, ends the job with a message that names it and
+ * the collective: no function returns an error.
  */
 #ifndef COMMON_COMM_COMM_H
 #define COMMON_COMM_COMM_H
@@ -34,48 +34,65 @@ struct comm_request {
 };
 
 struct comm_options {
-    double timeout;       /* seconds without progress after which a collective gives its peers up; 0: never */
-    int dry_rank, dry_size, dry_node_size; /* dry backend: which rank of how many, and how many share a node */
+    double timeout;    /* seconds without progress after which a collective gives its peers up; 0: never */
+    int dry_rank;      /* dry backend: which rank … */
+    int dry_size;      /* … of how many (0: 1) */
+    int dry_node_size; /* … and how many consecutive ranks share a node (0: all) */
 };
 
-/* The world. Initialises MPI on first use; registers with error.h how fail() ends the job. Host-side only: device work
- * needs comm_attach() first. */
+/* The world. Initialises MPI on first use; registers with error.h how fail() ends the job. Host-side only:
+ * device work needs comm_attach() first. */
 struct comm *comm_open_world(const struct comm_options *options);
-/* Ends MPI with the last one closed. */
+/* Called by all ranks of `comm`; completes what was started. Ends MPI with the last one closed. NULL is fine.
+ */
 void comm_close(struct comm *comm);
-/* The ranks that pass the same colour, ordered by their rank in `comm`: a new communicator. */
-struct comm *comm_split(struct comm *comm, int colour);
+/* The ranks that have this rank's colour, ordered by their rank in `comm`: a new communicator. colours
+ * [size]: the colour of every rank, the same array on all of them (who is where is known to all:
+ * comm_node()). Has the parent's time-out and device; counts its own bytes. */
+struct comm *comm_split(struct comm *comm, const int *colours);
+/* From now on, as comm_options.timeout. */
 void comm_set_timeout(struct comm *comm, double seconds);
 
 int comm_rank(const struct comm *comm);
 int comm_size(const struct comm *comm);
 int comm_node_rank(const struct comm *comm); /* rank among this communicator's ranks on this node */
 int comm_node_size(const struct comm *comm);
+int comm_node(const struct comm *comm,
+              int rank); /* its node's number, 0 …, in the order of their first ranks */
 bool comm_same_node(const struct comm *comm, int rank); /* does `rank` share my node? */
 
-/* Lets collectives use device memory: staging is booked there (heading buffers, at most twice the largest collective,
- * the same for every stage). */
+/* Lets collectives of `comm` and of all communicators split from it use device memory: staging is booked
+ * there (heading buffers). At most two of their collectives are in flight together, starting a third
+ * completes the first: so staging is at most twice the largest collective's. It grows with need and is freed
+ * when the last of them is closed, which must be before device_close(). */
 void comm_attach(struct comm *comm, struct device *device);
+/* Bytes of staging that one such collective of `count` elements (as passed to its start) needs while it is in
+ * flight. */
+size_t comm_staging_bytes(const struct comm *comm, enum collective collective, size_t count,
+                          enum dtype dtype);
 
 /* ---- collectives on device memory; counts are in elements of dtype ---- */
 
 /* buffer [count]: the sum over ranks, in rank order, in fp32 (fp64 for FP64), rounded once. In place. */
-struct comm_request comm_all_reduce_start(struct comm *comm, struct stream *stream, void *buffer, size_t count,
-                                          enum dtype dtype);
-/* out [count] = the sum over ranks of their in's slice number `rank`, in [size · count]. out may be that slice of in. */
-struct comm_request comm_reduce_scatter_start(struct comm *comm, struct stream *stream, void *out, const void *in,
-                                              size_t count, enum dtype dtype);
+struct comm_request comm_all_reduce_start(struct comm *comm, struct stream *stream, void *buffer,
+                                          size_t count, enum dtype dtype);
+/* out [count] = the sum over ranks of their in's slice number `rank`, in [size · count]. out may be that
+ * slice of in. */
+struct comm_request comm_reduce_scatter_start(struct comm *comm, struct stream *stream, void *out,
+                                              const void *in, size_t count, enum dtype dtype);
 /* out [size · count]: rank r's in [count] at slice r. in may be that slice of out. */
 struct comm_request comm_all_gather_start(struct comm *comm, struct stream *stream, void *out, const void *in,
                                           size_t count, enum dtype dtype);
-/* Rank r gets send_counts[r] elements of `in` (packed in rank order), and gives recv_counts[r] of `out`. The counts are
- * host memory, read before the call returns. */
+/* Rank r gets send_counts[r] elements of `in` (packed in rank order), and gives recv_counts[r] of `out`. The
+ * counts [size] are host memory, read before the call returns. `in` and `out` do not overlap. */
 struct comm_request comm_all_to_all_start(struct comm *comm, struct stream *stream, void *out,
-                                          const size_t *recv_counts, const void *in, const size_t *send_counts,
-                                          enum dtype dtype);
+                                          const size_t *recv_counts, const void *in,
+                                          const size_t *send_counts, enum dtype dtype);
+/* buffer [count] of rank `root` to all, each directly. */
 struct comm_request comm_broadcast_start(struct comm *comm, struct stream *stream, void *buffer, size_t count,
                                          enum dtype dtype, int root);
 
+/* Collectives that were started before this one complete too. */
 void comm_wait(struct comm *comm, struct stream *stream, struct comm_request request);
 /* Moves started collectives on, where the backend needs the caller for that; call between blocks. */
 void comm_progress(struct comm *comm);
@@ -88,20 +105,29 @@ void comm_all_gather(struct comm *comm, struct stream *stream, void *out, const 
                      enum dtype dtype);
 void comm_all_to_all(struct comm *comm, struct stream *stream, void *out, const size_t *recv_counts,
                      const void *in, const size_t *send_counts, enum dtype dtype);
-void comm_broadcast(struct comm *comm, struct stream *stream, void *buffer, size_t count, enum dtype dtype, int root);
+void comm_broadcast(struct comm *comm, struct stream *stream, void *buffer, size_t count, enum dtype dtype,
+                    int root);
 
 /* ---- between hosts: small exchanges outside the training step, not counted ---- */
 
 void comm_barrier(struct comm *comm);
-/* Host memory, in place: sums (in rank order) and maxima over ranks. The dry backend leaves the values alone. */
+/* Host memory, in place: sums (in rank order) and maxima over ranks (NaN where any has one). The dry backend
+ * leaves the values alone. */
 void comm_host_sum(struct comm *comm, double *values, size_t count);
 void comm_host_max(struct comm *comm, double *values, size_t count);
 /* Host memory from rank `root` to all. */
 void comm_host_broadcast(struct comm *comm, void *data, size_t bytes, int root);
-/* all [size · bytes] host memory: rank r's `mine` [bytes] at position r. */
+/* all [size · bytes] host memory: rank r's `mine` [bytes] at position r. On the dry backend: mine at every
+ * position. */
 void comm_host_gather(struct comm *comm, void *all, const void *mine, size_t bytes);
 
-/* ---- bytes sent by this rank, counted from the calls' arguments ---- */
+/* ---- bytes sent by this rank, counted from the calls' arguments ----
+ *
+ * With N ranks and c = count · dtype_size, a rank sends in all
+ *   all_reduce       c − s to reduce and (N − 1) s to gather, s being its own of N slices (sizes differ by
+ * one element) reduce_scatter   (N − 1) c all_gather       (N − 1) c all_to_all       its send_counts, but
+ * for its own broadcast        (N − 1) c from the root, nothing from the others
+ */
 
 struct comm_bytes {
     long long calls;

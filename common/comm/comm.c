@@ -1,0 +1,354 @@
+#include "common/comm/comm_private.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/base/error.h"
+
+const char *collective_name(enum collective collective) {
+    static const char *const names[COLLECTIVES] = {"all_reduce", "reduce_scatter", "all_gather", "all_to_all",
+                                                   "broadcast"};
+    return names[collective];
+}
+
+/* ---- communicators ---- */
+
+/* Numbers the nodes in the order of their first ranks. */
+static void number_nodes(int *nodes, int size) {
+    int *seen = xmalloc((size_t)size * sizeof *seen);
+    int count = 0;
+    for (int r = 0; r < size; r++) {
+        int n = 0;
+        while (n < count && seen[n] != nodes[r]) n++;
+        if (n == count) seen[count++] = nodes[r];
+        nodes[r] = n;
+    }
+    free(seen);
+}
+
+struct comm *comm_new(const struct comm *parent, int rank, int size, int *nodes, int *world_ranks,
+                      double timeout) {
+    struct comm *comm = xmalloc(sizeof *comm);
+    *comm = (struct comm){.family = parent ? parent->family : xcalloc(1, sizeof *comm->family),
+                          .rank = rank,
+                          .size = size,
+                          .nodes = nodes,
+                          .world_ranks = world_ranks,
+                          .timeout = timeout,
+                          .counting = true};
+    comm->family->members++;
+    number_nodes(nodes, size);
+    for (int r = 0; r < size; r++) {
+        if (nodes[r] != nodes[rank]) continue;
+        comm->node_rank += r < rank;
+        comm->node_size++;
+    }
+    return comm;
+}
+
+struct comm *comm_split(struct comm *comm, const int *colours) {
+    int *nodes = xmalloc((size_t)comm->size * sizeof *nodes);
+    int *world_ranks = xmalloc((size_t)comm->size * sizeof *world_ranks);
+    int size = 0, rank = 0, first = -1;
+    for (int r = 0; r < comm->size; r++) {
+        if (colours[r] != colours[comm->rank]) continue;
+        if (first < 0) first = r;
+        if (r == comm->rank) rank = size;
+        nodes[size] = comm->nodes[r];
+        world_ranks[size++] = comm->world_ranks[r];
+    }
+    struct comm *part = comm_new(comm, rank, size, nodes, world_ranks, comm->timeout);
+    backend_split(part, comm, first);
+    return part;
+}
+
+void comm_set_timeout(struct comm *comm, double seconds) {
+    comm->timeout = seconds;
+}
+
+int comm_rank(const struct comm *comm) {
+    return comm->rank;
+}
+
+int comm_size(const struct comm *comm) {
+    return comm->size;
+}
+
+int comm_node_rank(const struct comm *comm) {
+    return comm->node_rank;
+}
+
+int comm_node_size(const struct comm *comm) {
+    return comm->node_size;
+}
+
+int comm_node(const struct comm *comm, int rank) {
+    return comm->nodes[rank];
+}
+
+bool comm_same_node(const struct comm *comm, int rank) {
+    return comm->nodes[rank] == comm->nodes[comm->rank];
+}
+
+void comm_attach(struct comm *comm, struct device *device) {
+    comm->family->device = device;
+}
+
+/* ---- sizes, from a call's arguments ---- */
+
+size_t slice_offset(size_t count, int size, int r) {
+    size_t whole = count / (size_t)size, larger = count % (size_t)size, before = (size_t)r;
+    return whole * before + (before < larger ? before : larger);
+}
+
+size_t slice_count(size_t count, int size, int r) {
+    return slice_offset(count, size, r + 1) - slice_offset(count, size, r);
+}
+
+size_t comm_staging_bytes(const struct comm *comm, enum collective collective, size_t count,
+                          enum dtype dtype) {
+    size_t others = (size_t)comm->size - 1;
+    switch (collective) {
+    case ALL_REDUCE:
+        return others * slice_count(count, comm->size, comm->rank) * dtype_size(dtype);
+    case REDUCE_SCATTER:
+        return others * count * dtype_size(dtype);
+    default:
+        return 0;
+    }
+}
+
+/* Elements that this rank sends to `peer`. */
+static size_t sent_to(const struct operation *operation, int peer) {
+    const struct comm *comm = operation->comm;
+    switch (operation->collective) {
+    case ALL_REDUCE:
+        return slice_count(operation->count, comm->size, peer) +
+               slice_count(operation->count, comm->size, comm->rank);
+    case ALL_TO_ALL:
+        return operation->send_offsets[peer + 1] - operation->send_offsets[peer];
+    case BROADCAST:
+        return comm->rank == operation->root ? operation->count : 0;
+    default:
+        return operation->count;
+    }
+}
+
+static void count_bytes(const struct operation *operation) {
+    struct comm *comm = operation->comm;
+    if (!comm->counting) return;
+    struct comm_bytes *bytes = &comm->bytes[operation->collective];
+    bytes->calls++;
+    for (int peer = 0; peer < comm->size; peer++) {
+        if (peer == comm->rank) continue;
+        double sent = (double)sent_to(operation, peer) * (double)dtype_size(operation->dtype);
+        bytes->bytes += sent;
+        *(comm_same_node(comm, peer) ? &bytes->inside_bytes : &bytes->across_bytes) += sent;
+    }
+}
+
+void comm_bytes_sent(const struct comm *comm, struct comm_bytes *bytes) {
+    memcpy(bytes, comm->bytes, sizeof comm->bytes);
+}
+
+void comm_count_bytes(struct comm *comm, bool count) {
+    comm->counting = count;
+}
+
+/* ---- collectives in flight ---- */
+
+static struct operation *oldest(struct family *family) {
+    struct operation *found = NULL;
+    for (int i = 0; i < IN_FLIGHT; i++) {
+        struct operation *operation = &family->operations[i];
+        if (operation->ticket && (!found || operation->ticket < found->ticket)) found = operation;
+    }
+    return found;
+}
+
+static void finish(struct operation *operation) {
+    backend_finish(operation);
+    free(operation->send_offsets);
+    free(operation->recv_offsets);
+    *operation = (struct operation){0};
+}
+
+/* A place for one more; its staging is free then. Which place it is depends on the program alone, not on how
+ * fast messages come: so that every run, and the dry backend, books the same. */
+static int free_place(struct family *family) {
+    for (;;) {
+        for (int i = 0; i < IN_FLIGHT; i++)
+            if (!family->operations[i].ticket) return i;
+        finish(oldest(family));
+    }
+}
+
+static void grow_staging(struct family *family, struct staging *staging, size_t bytes) {
+    if (bytes <= staging->bytes) return;
+    device_free(family->device, staging->memory); /* first, so that both are never booked at once */
+    staging->memory = device_alloc(family->device, BUFFERS, bytes, "staging of collectives");
+    staging->bytes = bytes;
+}
+
+/* What this rank has itself goes from in to out without a message. */
+static void copy_own(struct stream *stream, const struct operation *operation) {
+    size_t element = dtype_size(operation->dtype), rank = (size_t)operation->comm->rank;
+    const char *in = operation->in;
+    char *out = operation->out;
+    size_t count = operation->count;
+    switch (operation->collective) {
+    case REDUCE_SCATTER: /* among several, the sum writes there */
+        if (operation->comm->size > 1) return;
+        break;
+    case ALL_GATHER:
+        out += rank * count * element;
+        break;
+    case ALL_TO_ALL:
+        in += operation->send_offsets[rank] * element;
+        out += operation->recv_offsets[rank] * element;
+        count = operation->send_offsets[rank + 1] - operation->send_offsets[rank];
+        break;
+    default:
+        return;
+    }
+    if (in != out && count) copy_on_device(stream, out, in, count * element);
+}
+
+static struct comm_request start(struct stream *stream, struct operation operation) {
+    struct comm *comm = operation.comm;
+    struct family *family = comm->family;
+    operation.number = ++comm->number;
+    count_bytes(&operation);
+    if (comm->size == 1) {
+        copy_own(stream, &operation);
+        free(operation.send_offsets);
+        free(operation.recv_offsets);
+        return (struct comm_request){0};
+    }
+    if (!family->device)
+        fail("%s before comm_attach(): a mistake in this program", collective_name(operation.collective));
+    int place = free_place(family);
+    grow_staging(family, &family->staging[place],
+                 comm_staging_bytes(comm, operation.collective, operation.count, operation.dtype));
+    copy_own(stream, &operation);
+    operation.staging = &family->staging[place];
+    operation.ticket = ++family->tickets;
+    family->operations[place] = operation;
+    backend_start(&family->operations[place]);
+    return (struct comm_request){operation.ticket};
+}
+
+void comm_wait(struct comm *comm, struct stream *stream, struct comm_request request) {
+    (void)stream; /* on the host's own memory a complete collective is seen by all that is queued later */
+    for (;;) {
+        struct operation *operation = oldest(comm->family);
+        if (!operation || operation->ticket > request.ticket) return;
+        finish(operation);
+    }
+}
+
+void comm_progress(struct comm *comm) {
+    backend_progress(comm->family);
+}
+
+void comm_close(struct comm *comm) {
+    if (!comm) return;
+    struct family *family = comm->family;
+    for (struct operation *operation; (operation = oldest(family));) finish(operation);
+    backend_close(comm);
+    if (--family->members == 0) {
+        for (int i = 0; i < IN_FLIGHT; i++) device_free(family->device, family->staging[i].memory);
+        free(family);
+    }
+    free(comm->nodes);
+    free(comm->world_ranks);
+    free(comm);
+}
+
+/* ---- the collectives ---- */
+
+struct comm_request comm_all_reduce_start(struct comm *comm, struct stream *stream, void *buffer,
+                                          size_t count, enum dtype dtype) {
+    return start(stream, (struct operation){.comm = comm,
+                                            .collective = ALL_REDUCE,
+                                            .dtype = dtype,
+                                            .in = buffer,
+                                            .out = buffer,
+                                            .count = count});
+}
+
+struct comm_request comm_reduce_scatter_start(struct comm *comm, struct stream *stream, void *out,
+                                              const void *in, size_t count, enum dtype dtype) {
+    return start(stream, (struct operation){.comm = comm,
+                                            .collective = REDUCE_SCATTER,
+                                            .dtype = dtype,
+                                            .in = in,
+                                            .out = out,
+                                            .count = count});
+}
+
+struct comm_request comm_all_gather_start(struct comm *comm, struct stream *stream, void *out, const void *in,
+                                          size_t count, enum dtype dtype) {
+    return start(
+        stream,
+        (struct operation){
+            .comm = comm, .collective = ALL_GATHER, .dtype = dtype, .in = in, .out = out, .count = count});
+}
+
+/* Elements before each rank's, and all of them at the end. */
+static size_t *offsets(const size_t *counts, int size) {
+    size_t *sums = xmalloc(((size_t)size + 1) * sizeof *sums);
+    sums[0] = 0;
+    for (int r = 0; r < size; r++) sums[r + 1] = sums[r] + counts[r];
+    return sums;
+}
+
+struct comm_request comm_all_to_all_start(struct comm *comm, struct stream *stream, void *out,
+                                          const size_t *recv_counts, const void *in,
+                                          const size_t *send_counts, enum dtype dtype) {
+    if (send_counts[comm->rank] != recv_counts[comm->rank])
+        fail("all_to_all: rank %d sends %zu elements to itself but expects %zu: a mistake in this program",
+             comm->rank, send_counts[comm->rank], recv_counts[comm->rank]);
+    return start(stream, (struct operation){.comm = comm,
+                                            .collective = ALL_TO_ALL,
+                                            .dtype = dtype,
+                                            .in = in,
+                                            .out = out,
+                                            .send_offsets = offsets(send_counts, comm->size),
+                                            .recv_offsets = offsets(recv_counts, comm->size)});
+}
+
+struct comm_request comm_broadcast_start(struct comm *comm, struct stream *stream, void *buffer, size_t count,
+                                         enum dtype dtype, int root) {
+    return start(stream, (struct operation){.comm = comm,
+                                            .collective = BROADCAST,
+                                            .dtype = dtype,
+                                            .in = buffer,
+                                            .out = buffer,
+                                            .count = count,
+                                            .root = root});
+}
+
+void comm_all_reduce(struct comm *comm, struct stream *stream, void *buffer, size_t count, enum dtype dtype) {
+    comm_wait(comm, stream, comm_all_reduce_start(comm, stream, buffer, count, dtype));
+}
+
+void comm_reduce_scatter(struct comm *comm, struct stream *stream, void *out, const void *in, size_t count,
+                         enum dtype dtype) {
+    comm_wait(comm, stream, comm_reduce_scatter_start(comm, stream, out, in, count, dtype));
+}
+
+void comm_all_gather(struct comm *comm, struct stream *stream, void *out, const void *in, size_t count,
+                     enum dtype dtype) {
+    comm_wait(comm, stream, comm_all_gather_start(comm, stream, out, in, count, dtype));
+}
+
+void comm_all_to_all(struct comm *comm, struct stream *stream, void *out, const size_t *recv_counts,
+                     const void *in, const size_t *send_counts, enum dtype dtype) {
+    comm_wait(comm, stream, comm_all_to_all_start(comm, stream, out, recv_counts, in, send_counts, dtype));
+}
+
+void comm_broadcast(struct comm *comm, struct stream *stream, void *buffer, size_t count, enum dtype dtype,
+                    int root) {
+    comm_wait(comm, stream, comm_broadcast_start(comm, stream, buffer, count, dtype, root));
+}

@@ -1,0 +1,84 @@
+/*
+ * Inside comm: what the backends share.
+ *
+ * comm.c does for every backend what must not differ between them: it checks and counts each call, keeps at
+ * most two collectives in flight, books their staging, and copies a rank's own part. A backend moves the
+ * rest: it implements the functions at the end of this file, comm_open_world(), and the exchanges between
+ * hosts.
+ */
+#ifndef COMMON_COMM_COMM_PRIVATE_H
+#define COMMON_COMM_COMM_PRIVATE_H
+
+#include "common/comm/comm.h"
+
+enum { IN_FLIGHT = 2 };
+
+/* A collective from its start to its completion. */
+struct operation {
+    struct comm *comm;
+    enum collective collective;
+    enum dtype dtype;
+    const char *in; /* device memory, as out */
+    char *out;      /* in place: the same as in */
+    size_t count;   /* elements, as passed to its start */
+    int root;       /* broadcast */
+    size_t
+        *send_offsets; /* all-to-all: elements before each rank's, and their sum at the end [size + 1]; … */
+    size_t *recv_offsets; /* … freed by comm.c */
+    long long number;     /* of this collective in its communicator, from 1 */
+    long long ticket;     /* in its family, from 1; 0: this place is free */
+    struct staging *staging;
+    void *state; /* the backend's */
+};
+
+/* Device memory that pieces to be summed arrive in; kept, and grown with need. */
+struct staging {
+    char *memory;
+    size_t bytes;
+};
+
+/* A communicator and all that were split from it: they share the device and the two places for collectives in
+ * flight. */
+struct family {
+    struct device *device; /* NULL: none attached */
+    struct operation operations[IN_FLIGHT];
+    struct staging staging[IN_FLIGHT];
+    long long tickets;
+    int members; /* open communicators */
+};
+
+struct comm {
+    struct family *family;
+    int rank, size;
+    int *nodes;       /* [size] number of each rank's node */
+    int *world_ranks; /* [size] each rank's rank in the world, for messages */
+    int node_rank, node_size;
+    double timeout;
+    long long number; /* of its last collective */
+    struct comm_bytes bytes[COLLECTIVES];
+    bool counting;
+    void *state; /* the backend's */
+};
+
+/* A communicator of a new family (parent NULL) or of its parent's. Takes `nodes` and `world_ranks` over:
+ * arrays of [size], from malloc; nodes may hold any number that is the same for ranks of one node. */
+struct comm *comm_new(const struct comm *parent, int rank, int size, int *nodes, int *world_ranks,
+                      double timeout);
+
+/* Elements before rank r's slice when `count` elements are cut into `size` slices whose sizes differ by one
+ * at most, the larger ones first; r = size gives count. */
+size_t slice_offset(size_t count, int size, int r);
+size_t slice_count(size_t count, int size, int r);
+
+/* ---- what a backend implements ---- */
+
+/* Makes `comm`, just split from `parent`, able to exchange; `colour` is not negative. */
+void backend_split(struct comm *comm, struct comm *parent, int colour);
+void backend_start(struct operation *operation);
+/* Returns when it is complete. */
+void backend_finish(struct operation *operation);
+void backend_progress(struct family *family);
+/* Before the communicator is freed. */
+void backend_close(struct comm *comm);
+
+#endif

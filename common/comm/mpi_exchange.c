@@ -1,0 +1,206 @@
+#include "common/comm/mpi_private.h"
+
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "common/base/error.h"
+
+/* The most that one message carries: below what an int counts, and small enough that a slow network shows
+ * progress well within any time-out. */
+#define MESSAGE_BYTES ((size_t)16 << 20)
+
+void exchange_open(struct exchange *exchange, struct comm *comm, const char *what, long long number,
+                   enum part part) {
+    *exchange = (struct exchange){.comm = comm, .what = what, .number = number, .part = part};
+}
+
+void exchange_close(struct exchange *exchange) {
+    free(exchange->requests);
+    free(exchange->messages);
+    free(exchange->finished);
+    free(exchange->statuses);
+}
+
+static int new_message(struct exchange *exchange, struct message message) {
+    if (exchange->count == exchange->capacity) {
+        size_t capacity = exchange->capacity ? 2 * (size_t)exchange->capacity : 16;
+        exchange->requests = xrealloc(exchange->requests, capacity * sizeof *exchange->requests);
+        exchange->messages = xrealloc(exchange->messages, capacity * sizeof *exchange->messages);
+        exchange->finished = xrealloc(exchange->finished, capacity * sizeof *exchange->finished);
+        exchange->statuses = xrealloc(exchange->statuses, capacity * sizeof *exchange->statuses);
+        exchange->capacity = (int)capacity;
+    }
+    exchange->messages[exchange->count] = message;
+    exchange->requests[exchange->count] = MPI_REQUEST_NULL;
+    exchange->pending++;
+    return exchange->count++;
+}
+
+/* MPI promises tags up to 32767. Messages of one tag keep their order, so that numbers may come round again.
+ */
+static int tag(const struct exchange *exchange) {
+    return (int)(exchange->number % (32768 / PARTS)) * PARTS + (int)exchange->part;
+}
+
+/* For errors: which collective, "all_reduce number 17". */
+struct name {
+    char text[64];
+};
+static struct name name_of(const struct exchange *exchange) {
+    struct name name;
+    snprintf(name.text, sizeof name.text, "%s number %lld", exchange->what, exchange->number);
+    return name;
+}
+
+/* Ranks, as in the world. */
+static int world_rank(const struct exchange *exchange, int rank) {
+    return exchange->comm->world_ranks[rank];
+}
+
+static int my_rank(const struct exchange *exchange) {
+    return world_rank(exchange, exchange->comm->rank);
+}
+
+static _Noreturn void fail_with(const struct exchange *exchange, int peer, int code) {
+    char text[MPI_MAX_ERROR_STRING + 1] = "";
+    int length = 0;
+    MPI_Error_string(code, text, &length);
+    fail("rank %d: lost rank %d in %s: %s; see what that rank printed, and whether its node is up",
+         my_rank(exchange), world_rank(exchange, peer), name_of(exchange).text, text);
+}
+
+void exchange_send(struct exchange *exchange, const void *data, size_t bytes, int peer) {
+    MPI_Comm handle = ((struct mpi_comm *)exchange->comm->state)->handle;
+    for (size_t at = 0; at < bytes; at += MESSAGE_BYTES) {
+        int part = (int)(bytes - at < MESSAGE_BYTES ? bytes - at : MESSAGE_BYTES);
+        int i = new_message(exchange, (struct message){.peer = peer, .bytes = part});
+        int code = MPI_Isend((const char *)data + at, part, MPI_BYTE, peer, tag(exchange), handle,
+                             &exchange->requests[i]);
+        if (code != MPI_SUCCESS) fail_with(exchange, peer, code);
+    }
+}
+
+void exchange_receive(struct exchange *exchange, void *data, size_t bytes, int peer) {
+    MPI_Comm handle = ((struct mpi_comm *)exchange->comm->state)->handle;
+    for (size_t at = 0; at < bytes; at += MESSAGE_BYTES) {
+        int part = (int)(bytes - at < MESSAGE_BYTES ? bytes - at : MESSAGE_BYTES);
+        int i = new_message(exchange, (struct message){.peer = peer, .bytes = part, .receives = true});
+        int code =
+            MPI_Irecv((char *)data + at, part, MPI_BYTE, peer, tag(exchange), handle, &exchange->requests[i]);
+        if (code != MPI_SUCCESS) fail_with(exchange, peer, code);
+    }
+}
+
+/* A message of another size than expected: the ranks disagree about which collective this is. */
+static void check_size(const struct exchange *exchange, const struct message *message,
+                       const MPI_Status *status) {
+    if (!message->receives) return;
+    int bytes = 0;
+    MPI_Get_count(status, MPI_BYTE, &bytes);
+    if (bytes == message->bytes) return;
+    fail("rank %d: rank %d sent %d bytes instead of %d in %s: all ranks must run the same program with the "
+         "same "
+         "settings and files",
+         my_rank(exchange), world_rank(exchange, message->peer), bytes, message->bytes,
+         name_of(exchange).text);
+}
+
+bool exchange_test(struct exchange *exchange) {
+    if (!exchange->pending) return false;
+    int finished = 0;
+    int code =
+        MPI_Testsome(exchange->count, exchange->requests, &finished, exchange->finished, exchange->statuses);
+    if (code != MPI_SUCCESS && code != MPI_ERR_IN_STATUS) mpi_check(code, exchange->what);
+    if (finished == MPI_UNDEFINED) finished = 0;
+    for (int i = 0; i < finished; i++) {
+        const struct message *message = &exchange->messages[exchange->finished[i]];
+        int error = exchange->statuses[i].MPI_ERROR;
+        if (code == MPI_ERR_IN_STATUS && error != MPI_SUCCESS && error != MPI_ERR_PENDING)
+            fail_with(exchange, message->peer, error);
+        check_size(exchange, message, &exchange->statuses[i]);
+    }
+    exchange->pending -= finished;
+    return finished > 0;
+}
+
+void exchange_wait(struct exchange *exchange) {
+    struct patience patience;
+    patience_begin(&patience);
+    while (exchange->pending) {
+        bool moved = exchange_test(exchange);
+        if (collectives_move(exchange->comm->family) || moved)
+            patience_begin(&patience);
+        else
+            patience_pause(&patience, exchange);
+    }
+}
+
+/* ---- patience ---- */
+
+static double now(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
+}
+
+static void sleep_seconds(double seconds) {
+    struct timespec time = {.tv_sec = (time_t)seconds,
+                            .tv_nsec = (long)(1e9 * (seconds - (double)(time_t)seconds))};
+    nanosleep(&time, NULL);
+}
+
+/* Which ranks have not answered: [size], by rank in the communicator. Those that owe us something come first:
+ * a rank that has not taken what we sent may only be waiting for another. */
+static bool *silent_ranks(const struct exchange *exchange) {
+    bool *silent = xcalloc((size_t)exchange->comm->size, sizeof *silent);
+    bool any = false;
+    for (int receives = 1; receives >= 0 && !any; receives--)
+        for (int i = 0; i < exchange->count; i++) {
+            if (exchange->requests[i] == MPI_REQUEST_NULL || exchange->messages[i].receives != receives)
+                continue;
+            silent[exchange->messages[i].peer] = true;
+            any = true;
+        }
+    return silent;
+}
+
+/* Ends the job. Every rank that is not lost comes here at about the same time; the lowest of them speaks, and
+ * its fail() ends the others while they hold their tongues. */
+static _Noreturn void give_up(const struct exchange *exchange, double seconds) {
+    const struct comm *comm = exchange->comm;
+    bool *silent = silent_ranks(exchange);
+    char names[128] = "";
+    size_t used = 0;
+    int count = 0, speaker = 0;
+    while (speaker < comm->size && silent[speaker]) speaker++;
+    for (int r = 0; r < comm->size; r++) {
+        if (!silent[r]) continue;
+        if (count++ < 8)
+            used += (size_t)snprintf(names + used, sizeof names - used, "%s%d", used ? ", " : "",
+                                     world_rank(exchange, r));
+    }
+    if (count > 8) snprintf(names + used, sizeof names - used, " and %d more", count - 8);
+    if (comm->rank != speaker) sleep_seconds(1);
+    fail("rank %d: no answer from rank%s %s in %s for %.0f s; see what %s printed, and whether %s up; if "
+         "only slow, "
+         "raise communication_timeout",
+         my_rank(exchange), count > 1 ? "s" : "", names, name_of(exchange).text, seconds,
+         count > 1 ? "they" : "it", count > 1 ? "their nodes are" : "its node is");
+}
+
+void patience_begin(struct patience *patience) {
+    patience->since = now();
+}
+
+void patience_pause(struct patience *patience, const struct exchange *exchange) {
+    double idle = now() - patience->since;
+    if (exchange->comm->timeout > 0 && idle > exchange->comm->timeout)
+        give_up(exchange, exchange->comm->timeout);
+    if (idle < 20e-6) return;
+    if (idle < 1e-3)
+        sched_yield();
+    else
+        sleep_seconds(idle < 20e-3 ? 20e-6 : 200e-6);
+}

@@ -1,0 +1,83 @@
+/*
+ * Inside the MPI backend: messages, waiting, sums.
+ *
+ *   mpi_world.c         starting and ending MPI, communicators
+ *   mpi_exchange.c      sets of messages in flight; who is waited for, and for how long
+ *   mpi_collectives.c   the collectives on device memory, as exchanges and sums
+ *   mpi_host.c          the exchanges between hosts
+ *   mpi_sum.c           sums in rank order
+ *
+ * MPI serves as a carrier of point-to-point messages only: every order of addition is ours.
+ */
+#ifndef COMMON_COMM_MPI_PRIVATE_H
+#define COMMON_COMM_MPI_PRIVATE_H
+
+#include <mpi.h>
+
+#include "common/comm/comm_private.h"
+
+/* comm->state */
+struct mpi_comm {
+    MPI_Comm handle;
+    long long host_number; /* of the last exchange between hosts */
+};
+
+/* Ends the job with what MPI says where `code` is an error; `what` was tried. */
+void mpi_check(int code, const char *what);
+
+/* ---- messages in flight ---- */
+
+/* Messages between two ranks are matched by what they belong to: the number of the collective and its part.
+ */
+enum part { FIRST_PART, SECOND_PART, HOST_PART, PARTS };
+
+struct message {
+    int peer;
+    int bytes;
+    bool receives;
+};
+
+struct exchange {
+    struct comm *comm;
+    const char *what; /* name of the collective */
+    long long number;
+    enum part part;
+    int count, capacity, pending;
+    MPI_Request *requests; /* [capacity] */
+    struct message *messages;
+    int *finished; /* scratch for MPI_Testsome, as statuses */
+    MPI_Status *statuses;
+};
+
+void exchange_open(struct exchange *exchange, struct comm *comm, const char *what, long long number,
+                   enum part part);
+void exchange_close(struct exchange *exchange);
+/* Adds a message. Memory of any size, which must stay until the exchange is complete; nothing where bytes is
+ * 0. */
+void exchange_send(struct exchange *exchange, const void *data, size_t bytes, int peer);
+void exchange_receive(struct exchange *exchange, void *data, size_t bytes, int peer);
+/* Has any message arrived or gone? */
+bool exchange_test(struct exchange *exchange);
+/* Waits until all have; collectives in flight move on meanwhile. */
+void exchange_wait(struct exchange *exchange);
+
+/* Moves the collectives in flight on; true where one did. */
+bool collectives_move(struct family *family);
+
+/* Waiting for peers: a short while at full attention, then less and less, as other ranks may need this core.
+ */
+struct patience {
+    double since; /* time of the last progress, in seconds */
+};
+void patience_begin(struct patience *patience);
+/* Nothing has moved: pauses a moment. After the time-out ends the job, naming those that `exchange` waits
+ * for. */
+void patience_pause(struct patience *patience, const struct exchange *exchange);
+
+/* ---- sums ---- */
+
+/* out [count] = parts[0] + parts[1] + … + parts[ranks − 1], added in this order in fp32 (fp64 for FP64; INT32
+ * wraps around) and rounded once. out may be one of the parts. */
+void sum_in_order(enum dtype dtype, void *out, const void *const *parts, int ranks, size_t count);
+
+#endif

@@ -1,0 +1,126 @@
+#include "common/comm/mpi_private.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/base/error.h"
+
+/* MPI is one a process: it ends with the last of these. */
+static int open_communicators;
+
+void mpi_check(int code, const char *what) {
+    if (code == MPI_SUCCESS) return;
+    char text[MPI_MAX_ERROR_STRING + 1] = "";
+    int length = 0;
+    MPI_Error_string(code, text, &length);
+    fail("%s: the MPI library says: %s", what, text);
+}
+
+/* Gives `comm` its MPI communicator. */
+static MPI_Comm *new_handle(struct comm *comm) {
+    struct mpi_comm *mpi = xcalloc(1, sizeof *mpi);
+    comm->state = mpi;
+    open_communicators++;
+    return &mpi->handle;
+}
+
+/* How fail() ends the other ranks: they are wherever they are, perhaps waiting for this one. */
+static void end_job(int code) {
+    int finalized = 0;
+    MPI_Finalized(&finalized);
+    if (!finalized) MPI_Abort(MPI_COMM_WORLD, code);
+    _exit(code);
+}
+
+/* How many processes the launcher says it started; 0 where there is none. Processes that Slurm started one by
+ * one, as in an interactive shell, are worlds of one. */
+static long launched(void) {
+    static const char *const names[] = {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        const char *value = getenv(names[i]);
+        if (!value) continue;
+        long count = strtol(value, NULL, 10);
+        return i == 2 && count == 1 ? 0 : count;
+    }
+    return getenv("PMIX_RANK") ? 1 : 0;
+}
+
+/* Starts MPI with `processes` in the world. Without a launcher it is left alone: a library asked to make a
+ * world of one may start a helper process, or fail for want of one. */
+static void start_mpi(long processes) {
+    int running = 0;
+    MPI_Initialized(&running);
+    if (!running) {
+        /* fail() says what went wrong; Open MPI need not add that MPI_ABORT was called. */
+        setenv("OMPI_MCA_orte_execute_quiet", "1", 0);
+        int provided = MPI_THREAD_SINGLE;
+        mpi_check(MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided), "starting MPI");
+        if (provided < MPI_THREAD_FUNNELED)
+            fail("the MPI library cannot be used by a program with threads: install one that can (Open MPI, "
+                 "MPICH)");
+    }
+    mpi_check(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN), "starting MPI");
+    int rank = 0, size = 0;
+    mpi_check(MPI_Comm_rank(MPI_COMM_WORLD, &rank), "starting MPI");
+    mpi_check(MPI_Comm_size(MPI_COMM_WORLD, &size), "starting MPI");
+    error_set_world(rank, end_job);
+    if (processes > 1 && size == 1)
+        fail("%ld processes were started, but the MPI library sees one: start them with the mpirun of the "
+             "library that "
+             "this program was built with, or with srun --mpi=pmix",
+             processes);
+}
+
+/* Each rank's node, as the world rank of its first: [size]. */
+static int *find_nodes(int size) {
+    MPI_Comm node;
+    int first = 0;
+    mpi_check(MPI_Comm_rank(MPI_COMM_WORLD, &first), "finding nodes");
+    mpi_check(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node),
+              "finding nodes");
+    mpi_check(MPI_Bcast(&first, 1, MPI_INT, 0, node), "finding nodes");
+    mpi_check(MPI_Comm_free(&node), "finding nodes");
+    int *nodes = xmalloc((size_t)size * sizeof *nodes);
+    mpi_check(MPI_Allgather(&first, 1, MPI_INT, nodes, 1, MPI_INT, MPI_COMM_WORLD), "finding nodes");
+    return nodes;
+}
+
+static struct comm *world_of_one(double timeout) {
+    return comm_new(NULL, 0, 1, xcalloc(1, sizeof(int)), xcalloc(1, sizeof(int)), timeout);
+}
+
+struct comm *comm_open_world(const struct comm_options *options) {
+    long processes = launched();
+    if (!processes) return world_of_one(options->timeout);
+    start_mpi(processes);
+    int rank = 0, size = 0;
+    mpi_check(MPI_Comm_rank(MPI_COMM_WORLD, &rank), "starting MPI");
+    mpi_check(MPI_Comm_size(MPI_COMM_WORLD, &size), "starting MPI");
+    int *world_ranks = xmalloc((size_t)size * sizeof *world_ranks);
+    for (int r = 0; r < size; r++) world_ranks[r] = r;
+    struct comm *comm = comm_new(NULL, rank, size, find_nodes(size), world_ranks, options->timeout);
+    MPI_Comm *handle = new_handle(comm);
+    mpi_check(MPI_Comm_dup(MPI_COMM_WORLD, handle), "opening the world");
+    mpi_check(MPI_Comm_set_errhandler(*handle, MPI_ERRORS_RETURN), "opening the world");
+    return comm;
+}
+
+void backend_split(struct comm *comm, struct comm *parent, int colour) {
+    struct mpi_comm *mpi = parent->state;
+    if (!mpi) return;     /* a world without MPI */
+    comm_barrier(parent); /* so that a lost rank is noticed: MPI's own function would wait forever */
+    MPI_Comm *handle = new_handle(comm);
+    mpi_check(MPI_Comm_split(mpi->handle, colour, parent->rank, handle), "splitting a communicator");
+    mpi_check(MPI_Comm_set_errhandler(*handle, MPI_ERRORS_RETURN), "splitting a communicator");
+}
+
+void backend_close(struct comm *comm) {
+    struct mpi_comm *mpi = comm->state;
+    if (!mpi) return;
+    comm_barrier(comm);
+    mpi_check(MPI_Comm_free(&mpi->handle), "closing a communicator");
+    free(mpi);
+    if (--open_communicators == 0) mpi_check(MPI_Finalize(), "ending MPI");
+}
