@@ -18,11 +18,15 @@ struct bpe_symbol {
 /* Bytes. Longer pieces are rarely met twice; a full cache takes some 20 MB. */
 enum { LONGEST_CACHED = 256, MOST_CACHED = 1 << 18, MOST_CACHED_BYTES = 1 << 22 };
 
-void bpe_open(struct bpe *bpe, uint32_t merges) {
-    bpe->slot_count = 64;
-    while (bpe->slot_count / 2 < merges) bpe->slot_count *= 2;
-    bpe->slots = xmalloc(bpe->slot_count * sizeof *bpe->slots);
-    for (uint32_t i = 0; i < bpe->slot_count; i++) bpe->slots[i] = (struct bpe_merge){.rank = BPE_NO_RANK};
+static void make_slots(struct bpe *bpe, uint32_t count) {
+    bpe->slot_count = count;
+    bpe->slots = xmalloc(count * sizeof *bpe->slots);
+    for (uint32_t i = 0; i < count; i++) bpe->slots[i] = (struct bpe_merge){.rank = BPE_NO_RANK};
+}
+
+void bpe_open(struct bpe *bpe) {
+    bpe->count = 0;
+    make_slots(bpe, 64);
 }
 
 void bpe_close(struct bpe *bpe) {
@@ -40,8 +44,21 @@ static struct bpe_merge *slot_of(const struct bpe *bpe, int32_t left, int32_t ri
     return &bpe->slots[at];
 }
 
+static void grow(struct bpe *bpe) {
+    struct bpe_merge *old = bpe->slots;
+    uint32_t old_count = bpe->slot_count;
+    make_slots(bpe, 2 * old_count);
+    for (uint32_t i = 0; i < old_count; i++)
+        if (old[i].rank != BPE_NO_RANK)
+            *slot_of(bpe, (int32_t)(old[i].pair >> 32), (int32_t)(uint32_t)old[i].pair) = old[i];
+    free(old);
+}
+
 void bpe_add(struct bpe *bpe, int32_t left, int32_t right, uint32_t rank, int32_t id) {
-    *slot_of(bpe, left, right) =
+    if (2 * (bpe->count + 1) > bpe->slot_count) grow(bpe);
+    struct bpe_merge *slot = slot_of(bpe, left, right);
+    if (slot->rank == BPE_NO_RANK) bpe->count++;
+    *slot =
         (struct bpe_merge){.pair = (uint64_t)(uint32_t)left << 32 | (uint32_t)right, .rank = rank, .id = id};
 }
 

@@ -15,8 +15,9 @@
 
 /* The merges: a hash table from a pair of ids to its rank and to the id it becomes. Read-only once filled. */
 struct bpe {
-    int32_t bytes[256];  /* the id of each single byte */
-    uint32_t slot_count; /* a power of two, at least twice the number of merges */
+    int32_t bytes[256];  /* the id of each single byte; the caller's to fill */
+    uint32_t count;      /* merges */
+    uint32_t slot_count; /* a power of two, at least twice count; 0 before bpe_open */
     struct bpe_merge {
         uint64_t pair; /* left id << 32 | right id */
         uint32_t rank; /* BPE_NO_RANK: a free slot */
@@ -26,10 +27,9 @@ struct bpe {
 
 #define BPE_NO_RANK UINT32_MAX
 
-/* Room for `merges` merges; bytes[] is the caller's to fill. */
-void bpe_open(struct bpe *bpe, uint32_t merges);
+void bpe_open(struct bpe *bpe); /* no merges yet */
 void bpe_close(struct bpe *bpe);
-/* A pair that is there already gets the new rank and id. At most as many as bpe_open made room for. */
+/* A pair that is there already gets the new rank and id. Ranks are below 2^30. */
 void bpe_add(struct bpe *bpe, int32_t left, int32_t right, uint32_t rank, int32_t id);
 
 /*

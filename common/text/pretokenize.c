@@ -2,7 +2,7 @@
 
 #include <stdbool.h>
 
-#include "common/text/utf8.h"
+#include "common/base/utf8.h"
 
 /* Whether a character beyond ASCII separates words: white space or one of the regex's marks. */
 static bool separates(uint32_t character) {

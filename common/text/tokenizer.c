@@ -5,10 +5,10 @@
 #include <string.h>
 
 #include "common/base/file.h"
+#include "common/base/utf8.h"
 #include "common/text/byte_map.h"
 #include "common/text/pretokenize.h"
 #include "common/text/tokenizer_file.h"
-#include "common/text/utf8.h"
 
 /* Workers that no thread uses at the moment. A thread that encodes takes the one last returned, whose cache
  * is warm, or makes a new one: so there are as many as threads ever encoded at once. */

@@ -7,17 +7,18 @@
  * "BPE", …, "vocab": {"Ġthe": 301, …}, "merges": ["Ġt he", …]}}
  *
  * Newer files write a merge as a pair, ["Ġt", "he"]. Whatever the file asks for and this code does not do is
- * an error.
+ * an error. The vocabulary and the merges, nearly all of the file, are streamed; the rest is small and read
+ * as a tree.
  */
 #include "common/text/tokenizer_file.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-#include "common/base/json.h"
+#include "common/base/json_stream.h"
+#include "common/base/utf8.h"
 #include "common/text/byte_map.h"
 #include "common/text/pretokenize.h"
-#include "common/text/utf8.h"
 
 /* No published vocabulary comes near; it bounds what a damaged file can make us allocate. */
 enum { HIGHEST_ID = (1 << 22) - 1 };
@@ -26,7 +27,11 @@ struct reader {
     struct tokenizer_file *file;
     const char *name;
     struct error *error;
-    char *spelling; /* [spelling_room] scratch for a merged token */
+    struct json_stream stream;
+    json_t *root;              /* the file's members without "model" */
+    json_t *model;             /* the model's without "vocab" and "merges", or NULL: no model in the file */
+    size_t vocabulary, merges; /* where those two begin in the stream; 0: absent */
+    char *spelling;            /* [spelling_room] scratch: a merge's left token, then the merged one */
     size_t spelling_room;
 };
 
@@ -133,24 +138,45 @@ int32_t tokenizer_file_id(const struct tokenizer_file *file, const char *spellin
     return number < 0 ? -1 : file->ids[number];
 }
 
-static bool read_vocabulary(const struct reader *reader, json_t *vocabulary) {
-    struct tokenizer_file *file = reader->file;
-    if (!json_is_object(vocabulary))
-        return error_set(reader->error, "%s: model.vocab: expected an object of tokens and ids",
-                         reader->name);
-    file->ids = xmalloc((json_object_size(vocabulary) + 1) * sizeof *file->ids);
-    const char *token;
-    json_t *value;
-    json_object_foreach(vocabulary, token, value) {
-        json_int_t id = json_integer_value(value);
-        if (!json_is_integer(value) || id < 0 || id > HIGHEST_ID)
-            return error_set(reader->error, "%s: model.vocab: '%.60s': expected an id from 0 to %d",
-                             reader->name, token, HIGHEST_ID);
-        size_t bytes = strlen(token);
-        /* jansson has refused duplicate keys. */
-        file->ids[string_table_insert(&file->tokens, token, bytes, string_hash(token, bytes))] = (int32_t)id;
-        if (id >= file->size) file->size = (int)id + 1;
+static void insert_token(struct tokenizer_file *file, const char *spelling, size_t bytes, uint64_t hash,
+                         int32_t id) {
+    uint32_t number = string_table_insert(&file->tokens, spelling, bytes, hash);
+    if (number == file->ids_room) {
+        file->ids_room = 2 * file->ids_room + 1024;
+        file->ids = xrealloc(file->ids, file->ids_room * sizeof *file->ids);
     }
+    file->ids[number] = id;
+    if (id >= file->size) file->size = id + 1;
+}
+
+/* How much of a token an error shows. */
+static int shown(size_t bytes) {
+    return bytes < 60 ? (int)bytes : 60;
+}
+
+static bool read_vocabulary(struct reader *reader) {
+    struct tokenizer_file *file = reader->file;
+    struct json_stream *stream = &reader->stream;
+    stream->at = reader->vocabulary;
+    struct json_list list = json_stream_begin(stream, '{');
+    const char *token;
+    size_t bytes;
+    while (json_stream_member(stream, &list, &token, &bytes)) {
+        uint64_t hash = string_hash(token, bytes);
+        if (string_table_find(&file->tokens, token, bytes, hash) >= 0)
+            return json_stream_refuse(stream, "model.vocab: '%.*s' is there twice", shown(bytes), token);
+        long long id = -1;
+        if (json_stream_peek(stream) == '0' && !json_stream_integer(stream, &id)) return false;
+        if (id < 0 || id > HIGHEST_ID)
+            return json_stream_refuse(stream, "model.vocab: '%.*s': expected an id from 0 to %d",
+                                      shown(bytes), token, HIGHEST_ID);
+        insert_token(file, token, bytes, hash, (int32_t)id);
+    }
+    return !stream->failed;
+}
+
+static bool find_bytes(const struct reader *reader) {
+    struct tokenizer_file *file = reader->file;
     for (unsigned byte = 0; byte < 256; byte++) {
         char spelling[4];
         size_t bytes = utf8_write(spelling, byte_map_character((unsigned char)byte));
@@ -164,62 +190,87 @@ static bool read_vocabulary(const struct reader *reader, json_t *vocabulary) {
     return true;
 }
 
-static bool no_such_token(const struct reader *reader, size_t rank, const char *token, size_t bytes) {
-    return error_set(reader->error, "%s: model.merges[%zu]: '%.*s' is not in model.vocab", reader->name, rank,
-                     bytes < 60 ? (int)bytes : 60, token);
-}
-
-static bool add_merge(struct reader *reader, size_t rank, const char *left, size_t left_bytes,
-                      const char *right, size_t right_bytes) {
-    struct tokenizer_file *file = reader->file;
-    int32_t left_id = tokenizer_file_id(file, left, left_bytes);
-    if (left_id < 0) return no_such_token(reader, rank, left, left_bytes);
-    int32_t right_id = tokenizer_file_id(file, right, right_bytes);
-    if (right_id < 0) return no_such_token(reader, rank, right, right_bytes);
-    size_t bytes = left_bytes + right_bytes;
-    if (bytes > reader->spelling_room) {
-        reader->spelling_room = 2 * bytes;
+/* Appends to the `used` bytes in reader->spelling. */
+static void spell(struct reader *reader, size_t used, const char *text, size_t bytes) {
+    if (used + bytes >= reader->spelling_room) {
+        reader->spelling_room = 2 * (used + bytes) + 64;
         reader->spelling = xrealloc(reader->spelling, reader->spelling_room);
     }
-    if (left_bytes) memcpy(reader->spelling, left, left_bytes);
-    if (right_bytes) memcpy(reader->spelling + left_bytes, right, right_bytes);
-    int32_t merged = tokenizer_file_id(file, reader->spelling, bytes);
-    if (merged < 0) return no_such_token(reader, rank, reader->spelling, bytes);
-    bpe_add(&file->bpe, left_id, right_id, (uint32_t)rank, merged);
+    memcpy(reader->spelling + used, text, bytes);
+}
+
+/* The id of a merge's token; −1 after an error. */
+static int32_t merge_id(struct reader *reader, uint32_t rank, const char *token, size_t bytes) {
+    int32_t id = tokenizer_file_id(reader->file, token, bytes);
+    if (id < 0)
+        json_stream_refuse(&reader->stream, "model.merges[%u]: '%.*s' is not in model.vocab", rank,
+                           shown(bytes), token);
+    return id;
+}
+
+/* The left token lies in reader->spelling. */
+static bool add_merge(struct reader *reader, uint32_t rank, size_t left_bytes, const char *right,
+                      size_t right_bytes) {
+    int32_t left_id = merge_id(reader, rank, reader->spelling, left_bytes);
+    if (left_id < 0) return false;
+    int32_t right_id = merge_id(reader, rank, right, right_bytes);
+    if (right_id < 0) return false;
+    spell(reader, left_bytes, right, right_bytes);
+    int32_t merged = merge_id(reader, rank, reader->spelling, left_bytes + right_bytes);
+    if (merged < 0) return false;
+    bpe_add(&reader->file->bpe, left_id, right_id, rank, merged);
     return true;
 }
 
-static bool read_merge(struct reader *reader, size_t rank, const json_t *merge) {
-    if (json_is_string(merge)) {
-        const char *text = json_string_value(merge);
-        size_t bytes = json_string_length(merge);
-        /* The header of the merges.txt that some older files were made from. */
-        if (!strncmp(text, "#version", 8)) return true;
-        const char *space = memchr(text, ' ', bytes);
-        const char *right = space ? space + 1 : NULL;
-        size_t right_bytes = space ? bytes - (size_t)(right - text) : 0;
-        if (space && !memchr(right, ' ', right_bytes))
-            return add_merge(reader, rank, text, (size_t)(space - text), right, right_bytes);
-    } else if (json_array_size(merge) == 2) {
-        const json_t *left = json_array_get(merge, 0), *right = json_array_get(merge, 1);
-        if (json_is_string(left) && json_is_string(right))
-            return add_merge(reader, rank, json_string_value(left), json_string_length(left),
-                             json_string_value(right), json_string_length(right));
-    }
-    return error_set(reader->error, "%s: model.merges[%zu]: expected \"left right\" or [\"left\", \"right\"]",
-                     reader->name, rank);
+static bool no_merge(struct reader *reader, uint32_t rank) {
+    return json_stream_refuse(&reader->stream,
+                              "model.merges[%u]: expected \"left right\" or [\"left\", \"right\"]", rank);
 }
 
-static bool read_merges(struct reader *reader, const json_t *merges) {
-    if (!json_is_array(merges) || json_array_size(merges) > 1u << 28)
-        return error_set(reader->error, "%s: model.merges: expected a list of pairs", reader->name);
-    bpe_open(&reader->file->bpe, (uint32_t)json_array_size(merges));
-    bool ok = true;
-    size_t rank;
-    const json_t *merge;
-    json_array_foreach(merges, rank, merge) if (!(ok = read_merge(reader, rank, merge))) break;
-    free(reader->spelling);
-    return ok;
+/* "left right" */
+static bool read_merge_string(struct reader *reader, uint32_t rank) {
+    const char *text;
+    size_t bytes;
+    if (!json_stream_string(&reader->stream, &text, &bytes)) return false;
+    /* The header of the merges.txt that some older files were made from. */
+    if (bytes >= 8 && !memcmp(text, "#version", 8)) return true;
+    const char *space = memchr(text, ' ', bytes);
+    if (!space) return no_merge(reader, rank);
+    size_t left_bytes = (size_t)(space - text), right_bytes = bytes - left_bytes - 1;
+    if (memchr(space + 1, ' ', right_bytes)) return no_merge(reader, rank);
+    spell(reader, 0, text, left_bytes);
+    return add_merge(reader, rank, left_bytes, space + 1, right_bytes);
+}
+
+/* ["left", "right"] */
+static bool read_merge_pair(struct reader *reader, uint32_t rank) {
+    struct json_stream *stream = &reader->stream;
+    struct json_list pair = json_stream_begin(stream, '[');
+    const char *text = "";
+    size_t bytes[2] = {0};
+    for (int side = 0; side < 2; side++) {
+        if (!json_stream_element(stream, &pair) || json_stream_peek(stream) != '"')
+            return no_merge(reader, rank);
+        if (!json_stream_string(stream, &text, &bytes[side])) return false;
+        if (side == 0) spell(reader, 0, text, bytes[0]);
+    }
+    if (!add_merge(reader, rank, bytes[0], text, bytes[1])) return false;
+    if (json_stream_element(stream, &pair)) return no_merge(reader, rank);
+    return !stream->failed;
+}
+
+static bool read_merges(struct reader *reader) {
+    struct json_stream *stream = &reader->stream;
+    stream->at = reader->merges;
+    bpe_open(&reader->file->bpe);
+    struct json_list list = json_stream_begin(stream, '[');
+    for (uint32_t rank = 0; json_stream_element(stream, &list); rank++) {
+        if (rank == 1u << 30) return json_stream_refuse(stream, "model.merges: more than 2^30");
+        char kind = json_stream_peek(stream);
+        if (kind != '"' && kind != '[') return no_merge(reader, rank);
+        if (!(kind == '"' ? read_merge_string(reader, rank) : read_merge_pair(reader, rank))) return false;
+    }
+    return !stream->failed;
 }
 
 /* -------------------------------------------------- added tokens
@@ -233,16 +284,11 @@ static bool enter_added(const struct reader *reader, size_t index, const char *c
     int32_t known = tokenizer_file_id(file, content, bytes);
     if (known < 0) {
         known = *next;
-        if (known == id) {
-            string_table_insert(&file->tokens, content, bytes, string_hash(content, bytes));
-            file->ids = xrealloc(file->ids, (file->tokens.count + 1ul) * sizeof *file->ids);
-            file->ids[file->tokens.count - 1] = known;
-            if (known >= file->size) file->size = known + 1;
-        }
+        if (known == id) insert_token(file, content, bytes, string_hash(content, bytes), known);
     }
     if (known != id)
         return error_set(reader->error, "%s: added_tokens[%zu].id: %lld, but '%.*s' has id %d", reader->name,
-                         index, (long long)id, bytes < 60 ? (int)bytes : 60, content, (int)known);
+                         index, (long long)id, shown(bytes), content, (int)known);
     if (known >= *next) *next = known + 1;
     return true;
 }
@@ -304,18 +350,87 @@ static bool number_ids(const struct reader *reader) {
     return true;
 }
 
+static bool is(const char *name, size_t bytes, const char *word) {
+    return bytes == strlen(word) && !memcmp(name, word, bytes);
+}
+
+/* Reads a member into a tree and sets it in `object`. No name that means anything is longer than the buffer.
+ */
+static bool keep_member(struct json_stream *stream, json_t *object, const char *name, size_t bytes) {
+    char key[64];
+    if (bytes >= sizeof key || memchr(name, '\0', bytes)) return json_stream_skip(stream);
+    memcpy(key, name, bytes);
+    key[bytes] = '\0';
+    if (json_object_get(object, key)) return json_stream_refuse(stream, "%s is there twice", key);
+    json_t *value = json_stream_tree(stream);
+    if (!value) return false;
+    if (json_object_set_new(object, key, value) != 0) fail("out of host memory: reading a tokenizer.json");
+    return true;
+}
+
+/* Notes where a large member begins, and skips it: what it needs may come later in the file. */
+static bool note_member(struct json_stream *stream, char open, size_t *at, const char *key) {
+    if (*at) return json_stream_refuse(stream, "%s is there twice", key);
+    if (json_stream_peek(stream) != open)
+        return json_stream_refuse(stream, "%s: expected %s", key, open == '{' ? "an object" : "a list");
+    if (!json_stream_skip(stream)) return false;
+    *at = stream->value;
+    return true;
+}
+
+static bool read_model_members(struct reader *reader) {
+    struct json_stream *stream = &reader->stream;
+    if (reader->model) return json_stream_refuse(stream, "model is there twice");
+    if (json_stream_peek(stream) != '{') return json_stream_refuse(stream, "model: expected an object");
+    reader->model = json_object();
+    struct json_list list = json_stream_begin(stream, '{');
+    const char *name;
+    size_t bytes;
+    while (json_stream_member(stream, &list, &name, &bytes)) {
+        if (is(name, bytes, "vocab"))
+            note_member(stream, '{', &reader->vocabulary, "model.vocab");
+        else if (is(name, bytes, "merges"))
+            note_member(stream, '[', &reader->merges, "model.merges");
+        else
+            keep_member(stream, reader->model, name, bytes);
+    }
+    return !stream->failed;
+}
+
+static bool read_members(struct reader *reader) {
+    struct json_stream *stream = &reader->stream;
+    reader->root = json_object();
+    struct json_list list = json_stream_begin(stream, '{');
+    const char *name;
+    size_t bytes;
+    while (json_stream_member(stream, &list, &name, &bytes)) {
+        if (is(name, bytes, "model"))
+            read_model_members(reader);
+        else
+            keep_member(stream, reader->root, name, bytes);
+    }
+    if (!json_stream_end(stream)) return false;
+    if (!reader->model || !reader->vocabulary || !reader->merges)
+        return error_set(reader->error, "%s: %s is missing; use the tokenizer.json of a BLOOM", reader->name,
+                         !reader->model        ? "model"
+                         : !reader->vocabulary ? "model.vocab"
+                                               : "model.merges");
+    return true;
+}
+
 bool tokenizer_file_read(struct tokenizer_file *file, const char *data, size_t size, const char *name,
                          struct error *error) {
     *file = (struct tokenizer_file){0};
     struct reader reader = {.file = file, .name = name, .error = error};
-    json_t *root = json_read_bytes(data, size, name, error);
-    if (!root) return false;
-    const json_t *model = json_object_get(root, "model");
-    bool ok = check_pipeline(&reader, root) && check_model(&reader, model) &&
-              read_vocabulary(&reader, json_object_get(model, "vocab")) &&
-              read_merges(&reader, json_object_get(model, "merges")) &&
-              read_added_tokens(&reader, json_object_get(root, "added_tokens")) && number_ids(&reader);
-    json_decref(root);
+    json_stream_open(&reader.stream, data, size, name, error);
+    bool ok = read_members(&reader) && check_pipeline(&reader, reader.root) &&
+              check_model(&reader, reader.model) && read_vocabulary(&reader) && find_bytes(&reader) &&
+              read_merges(&reader) &&
+              read_added_tokens(&reader, json_object_get(reader.root, "added_tokens")) && number_ids(&reader);
+    json_stream_close(&reader.stream);
+    json_decref(reader.root);
+    json_decref(reader.model);
+    free(reader.spelling);
     return ok;
 }
 

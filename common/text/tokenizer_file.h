@@ -14,8 +14,9 @@
 struct tokenizer_file {
     struct string_table tokens; /* as the file spells them: characters of the byte map; added tokens too */
     int32_t *ids;               /* [tokens.count] id of each */
-    uint32_t *numbers;          /* [size] number of the token with this id, or TOKENIZER_NO_TOKEN */
-    int size;                   /* highest id + 1 */
+    uint32_t ids_room;
+    uint32_t *numbers; /* [size] number of the token with this id, or TOKENIZER_NO_TOKEN */
+    int size;          /* highest id + 1 */
     struct bpe bpe;
     /* Added tokens are found in two passes: those with "normalized" true only in what the others leave. */
     struct added_tokens added[2];

@@ -1,4 +1,4 @@
-#include "common/text/utf8.h"
+#include "common/base/utf8.h"
 
 /* Length of the character that `first` begins, and the range its second byte must be in; 0: begins none.
  * The narrowed ranges exclude overlong forms (E0, F0), surrogates (ED) and what is above U+10FFFF (F4). */

@@ -2,8 +2,8 @@
  * UTF-8: one character at a time, strictly (RFC 3629: no overlong forms, no surrogates, nothing above
  * U+10FFFF).
  */
-#ifndef COMMON_TEXT_UTF8_H
-#define COMMON_TEXT_UTF8_H
+#ifndef COMMON_BASE_UTF8_H
+#define COMMON_BASE_UTF8_H
 
 #include <stddef.h>
 #include <stdint.h>
