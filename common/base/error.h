@@ -38,6 +38,6 @@ void *xcalloc(unsigned long count, unsigned long bytes);
 void *xrealloc(void *pointer, unsigned long bytes);
 char *xstrdup(const char *text);
 /* printf into a new string, which the caller frees. */
-char *xformat(const char *format, ...) __attribute__((format(printf, 1, 2)));
+char *xformat(const char *format, ...) __attribute__((format(printf, 1, 2), nonnull(1)));
 
 #endif
