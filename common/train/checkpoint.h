@@ -24,6 +24,7 @@
 
 #include "common/base/error.h"
 #include "common/bloom/layout.h"
+#include "common/bloom/model_directory.h"
 #include "common/comm/comm.h"
 #include "common/device/device.h"
 
@@ -48,18 +49,11 @@ struct stage_state {
     void (*unit_release)(void *self, int unit);
 };
 
-/* Where parameters come from that are saved as config and tokenizer: see model_directory.h. */
-struct model_source {
-    const char *directory; /* a model directory, or NULL for random weights */
-    const char *tokenizer; /* tokenizer.json to save along, or NULL */
-    uint64_t seed;
-};
-
 /* Writes output_dir/checkpoint-<update>; removes the oldest whole ones beyond `limit` (0: none) once it
  * stands. `state` is stored as state.json (borrowed). Collective: all ranks call. A full disk and the like
  * fail(). */
 void checkpoint_save(const char *output_dir, long long update, int limit, const struct stage_state *stage,
-                     const struct model_source *source, const json_t *state, struct comm *comm,
+                     const struct model_sources *sources, const json_t *state, struct comm *comm,
                      struct stream *stream);
 
 /* The folder of the last whole checkpoint in output_dir, which the caller frees; NULL where there is none.
@@ -74,7 +68,7 @@ void checkpoint_load(const char *folder, const struct stage_state *stage, struct
 
 /* Writes the final model into output_dir itself (config, tokenizer, model.safetensors). Collective. */
 void checkpoint_save_model(const char *output_dir, const struct stage_state *stage,
-                           const struct model_source *source, struct comm *comm, struct stream *stream);
+                           const struct model_sources *sources, struct comm *comm, struct stream *stream);
 
 /* Bytes on disk of one checkpoint, and of the final model. */
 size_t checkpoint_bytes(const struct layout *layout, enum dtype dtype);

@@ -13,18 +13,18 @@
 
 struct metrics {
     char *path;
-    int file; /* -1 on ranks above 0 */
+    int file; /* -1 on ranks that do not write */
     long long size;
     bool bar;       /* standard output is a terminal that wants a progress bar */
     bool bar_shown; /* and one stands on its last line */
 };
 
-struct metrics *metrics_open(const char *output_dir, int rank, long long keep, bool progress_bar) {
+struct metrics *metrics_open(const char *output_dir, bool leader, long long keep, bool progress_bar) {
     struct metrics *m = xcalloc(1, sizeof *m);
     m->path = xformat("%s/metrics.jsonl", output_dir);
     m->file = -1;
-    m->bar = rank == 0 && progress_bar && isatty(STDOUT_FILENO);
-    if (rank > 0) return m;
+    m->bar = leader && progress_bar && isatty(STDOUT_FILENO);
+    if (!leader) return m;
     m->file = open(m->path, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
     struct stat status;
     if (m->file < 0 || fstat(m->file, &status) != 0)

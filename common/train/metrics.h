@@ -1,6 +1,6 @@
 /*
  * What a run reports: metrics.jsonl for machines (one event a line, every digit), lines or a progress bar for
- * people. Only rank 0 writes; on other ranks every call does nothing.
+ * people. Only the leader (comm_is_leader) writes; on other ranks every call does nothing.
  */
 #ifndef COMMON_TRAIN_METRICS_H
 #define COMMON_TRAIN_METRICS_H
@@ -13,7 +13,7 @@ struct metrics;
 
 /* Opens output_dir/metrics.jsonl. `keep` is how many bytes of an existing file stay (a resumed run's; 0:
  * none). */
-struct metrics *metrics_open(const char *output_dir, int rank, long long keep, bool progress_bar);
+struct metrics *metrics_open(const char *output_dir, bool leader, long long keep, bool progress_bar);
 void metrics_close(struct metrics *metrics);
 
 /* Appends {"event": event, …members of `object`}, flushed to the system; takes the reference to `object`. */

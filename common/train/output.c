@@ -95,7 +95,7 @@ static void open_folder(const struct settings *settings, const char *stage, char
 
 char *output_open(const struct settings *settings, const char *stage, struct comm *comm, char **resume) {
     char paths[2][PATH_MAX] = {"", ""};
-    if (comm_rank(comm) == 0) {
+    if (comm_is_leader(comm)) {
         char *output_dir, *from;
         open_folder(settings, stage, &output_dir, &from);
         if (strlen(output_dir) >= PATH_MAX || (from && strlen(from) >= PATH_MAX))
@@ -112,7 +112,7 @@ char *output_open(const struct settings *settings, const char *stage, struct com
 
 void output_check_space(const char *output_dir, const struct settings *settings, const struct layout *layout,
                         enum dtype dtype, long long checkpoints, struct comm *comm) {
-    if (comm_rank(comm) == 0) {
+    if (comm_is_leader(comm)) {
         /* A new checkpoint is whole before an old one goes. */
         if (settings->save_total_limit && checkpoints > settings->save_total_limit + 1)
             checkpoints = settings->save_total_limit + 1;

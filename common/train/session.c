@@ -50,28 +50,39 @@ static char *kit_file(const char *inside) {
     return path;
 }
 
+static void read_config(struct session *s, const char *directory) {
+    struct error error;
+    char *path = xformat("%s/config.json", directory);
+    if (!bloom_config_read(&s->config, path, &error)) fail("%s", error.text);
+    free(path);
+}
+
+static struct tokenizer *load_tokenizer(const struct session *s) {
+    struct error error;
+    if (!s->tokenizer_directory) return NULL;
+    char *path = xformat("%s/tokenizer.json", s->tokenizer_directory);
+    struct tokenizer *tokenizer = tokenizer_load(path, &error);
+    if (!tokenizer) fail("%s", error.text);
+    free(path);
+    return tokenizer;
+}
+
 /* The model's shape, and where its parameters and its tokenizer are. */
 static void find_model(struct session *s) {
     struct error error;
     const char *name = s->settings.model_name_or_path;
     if (!strcmp(name, "random:tiny")) {
-        char *config = kit_file("common/sample/config.json");
-        if (!bloom_config_read(&s->config, config, &error)) fail("%s", error.text);
-        free(config);
-        s->tokenizer_path = kit_file("common/sample/tokenizer.json");
+        s->tokenizer_directory = kit_file("common/sample");
+        read_config(s, s->tokenizer_directory);
     } else if (!strncmp(name, "random:", 7)) {
         if (!bloom_config_published(&s->config, name + 7, &error)) fail("%s", error.text);
     } else {
         s->model_directory = weights_find(name, &error);
         if (!s->model_directory) fail("%s", error.text);
-        char *config = xformat("%s/config.json", s->model_directory);
-        if (!bloom_config_read(&s->config, config, &error)) fail("%s", error.text);
-        free(config);
-        s->tokenizer_path = xformat("%s/tokenizer.json", s->model_directory);
+        read_config(s, s->model_directory);
+        s->tokenizer_directory = xstrdup(s->model_directory);
     }
-    s->source = (struct model_source){.directory = s->model_directory,
-                                      .tokenizer = s->model_directory ? NULL : s->tokenizer_path,
-                                      .seed = (uint64_t)s->settings.seed};
+    s->sources = (struct model_sources){.model = s->model_directory, .tokenizer = s->tokenizer_directory};
 }
 
 /* The file or generator behind validation_file where it is not set: what goes with the training text, if
@@ -98,7 +109,6 @@ static void keep_first(struct examples *examples, long long count) {
 
 static void load_examples(struct session *s) {
     const struct settings *settings = &s->settings;
-    struct error error;
     const char *validation = settings->validation_file;
     if (!validation[0]) validation = default_validation(settings->train_file);
     bool evaluates = settings->eval_strategy != STRATEGY_NO;
@@ -106,9 +116,7 @@ static void load_examples(struct session *s) {
         fail("settings: validation_file is not set: give one, or set eval_strategy to no");
     bool reads_text =
         !examples_are_synthetic(settings->train_file) || (evaluates && !examples_are_synthetic(validation));
-    struct tokenizer *tokenizer = NULL;
-    if (reads_text && s->tokenizer_path && !(tokenizer = tokenizer_load(s->tokenizer_path, &error)))
-        fail("%s", error.text);
+    struct tokenizer *tokenizer = reads_text ? load_tokenizer(s) : NULL;
 
     struct examples_options options = {.max_seq_length = (int)settings->max_seq_length,
                                        .vocabulary = (int)s->config.vocabulary,
@@ -129,7 +137,7 @@ static void load_examples(struct session *s) {
         load_text(s, validation, "common/sample/dev.json", tokenizer, &options, &s->eval_examples);
         keep_first(&s->eval_examples, wanted);
     }
-    tokenizer_free(tokenizer);
+    if (tokenizer) tokenizer_free(tokenizer);
 }
 
 static int larger(int a, int b) {
@@ -213,11 +221,15 @@ static long long checkpoints_ahead(const struct session *s) {
 static void read_resume_state(struct session *s) {
     struct error error;
     if (!s->resume) return;
-    s->resume_state = checkpoint_state(s->resume, &s->layout, &error);
+    s->resume_state = checkpoint_state(s->resume, &error);
     if (!s->resume_state) fail("%s", error.text);
     s->step = s->first_step = json_integer_value(json_object_get(s->resume_state, "step"));
     s->loss_total = json_number_value(json_object_get(s->resume_state, "loss_total"));
     s->losses = json_integer_value(json_object_get(s->resume_state, "losses"));
+    const char *precision = json_string_value(json_object_get(s->resume_state, "precision"));
+    if (strcmp(precision, dtype_name(s->dtype)) != 0)
+        fail("%s: was written in %s, but this run is in %s: set fp16 and bf16 as in that run", s->resume,
+             precision, dtype_name(s->dtype));
     if (s->step > s->updates)
         fail("%s: was written after update %lld, but this run has only %lld: raise num_train_epochs or "
              "max_steps",
@@ -308,6 +320,6 @@ void session_close(struct session *s) {
     free(s->resume);
     free(s->output_dir);
     free(s->model_directory);
-    free(s->tokenizer_path);
+    free(s->tokenizer_directory);
     settings_free(&s->settings);
 }

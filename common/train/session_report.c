@@ -54,7 +54,7 @@ static void report_run(struct session *s) {
 void session_begin(struct session *s) {
     long long keep = 0;
     if (s->resume_state) keep = json_integer_value(json_object_get(s->resume_state, "metrics_bytes"));
-    s->metrics = metrics_open(s->output_dir, s->rank, keep, !s->settings.disable_tqdm);
+    s->metrics = metrics_open(s->output_dir, comm_is_leader(s->comm), keep, !s->settings.disable_tqdm);
     report_run(s);
     s->sampler = sampler_start(s->comm, s->device, s->settings.memory_sample_interval);
     s->start_time = session_seconds();
@@ -150,7 +150,7 @@ void session_save(struct session *s, const struct stage_state *stage) {
     json_object_set_new(state, "stage", json_string(s->stage));
     json_object_set_new(state, "precision", json_string(dtype_name(s->dtype)));
     comm_count_bytes(s->comm, false);
-    checkpoint_save(s->output_dir, s->step, (int)s->settings.save_total_limit, stage, &s->source, state,
+    checkpoint_save(s->output_dir, s->step, (int)s->settings.save_total_limit, stage, &s->sources, state,
                     s->comm, s->stream);
     comm_count_bytes(s->comm, true);
     json_decref(state);
@@ -225,7 +225,7 @@ void session_finish(struct session *s, const struct stage_state *stage,
     session_drain(s);
     if (s->settings.save_model && device_computes()) {
         comm_count_bytes(s->comm, false);
-        checkpoint_save_model(s->output_dir, stage, &s->source, s->comm, s->stream);
+        checkpoint_save_model(s->output_dir, stage, &s->sources, s->comm, s->stream);
         comm_count_bytes(s->comm, true);
     }
     json_t *memory = memory_event(s->comm, s->device, prediction);
