@@ -61,6 +61,12 @@ int comm_node(const struct comm *comm,
               int rank); /* its node's number, 0 …, in the order of their first ranks */
 bool comm_same_node(const struct comm *comm, int rank); /* does `rank` share my node? */
 
+/* True on the one process that writes the run's files and speaks for all ranks: rank 0; on the dry backend the
+ * only process, whatever rank it plays. */
+static inline bool comm_is_leader(const struct comm *comm) {
+    return comm_rank(comm) == 0 || !device_computes();
+}
+
 /* Lets collectives of `comm` and of all communicators split from it use device memory: staging is booked
  * there (heading buffers). At most two of their collectives are in flight together, starting a third
  * completes the first: so staging is at most twice the largest collective's. It grows with need and is freed

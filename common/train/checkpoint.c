@@ -66,8 +66,7 @@ static void write_optimizer(const char *folder, const struct stage_state *stage,
     const struct layout *layout = stage->layout;
     struct device *device = stream_device(stream);
     char *path = xformat("%s/optimizer-%05d-of-%05d.safetensors", folder, comm_rank(comm), comm_size(comm));
-    struct safetensors_writer *writer = safetensors_writer_open(path, &error);
-    if (!writer) fail("%s", error.text);
+    struct safetensors_writer *writer = safetensors_writer_open(path);
     for (int u = 0; u < layout->count; u++) {
         struct piece piece = piece_of(layout, u, stage->owned(stage->self, u));
         for (int which = 0; which < states(stage) && piece.count; which++) {

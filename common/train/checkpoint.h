@@ -59,9 +59,9 @@ void checkpoint_save(const char *output_dir, long long update, int limit, const 
 /* The folder of the last whole checkpoint in output_dir, which the caller frees; NULL where there is none.
  * Leftovers of an unfinished one are removed by rank 0. */
 char *checkpoint_last(const char *output_dir);
-/* Checks that `folder` is a whole checkpoint of this model and reads its state.json: a new reference, or
- * NULL. */
-json_t *checkpoint_state(const char *folder, const struct layout *layout, struct error *error);
+/* Checks that `folder` is a whole checkpoint and reads its state.json, every member that the kit wrote there
+ * checked: a new reference, or NULL. */
+json_t *checkpoint_state(const char *folder, struct error *error);
 /* Loads what this rank holds: masters (from model.safetensors in fp32), m, v. The stage then makes its
  * parameters of the masters. Errors fail(). */
 void checkpoint_load(const char *folder, const struct stage_state *stage, struct stream *stream);

@@ -57,10 +57,10 @@ struct session {
 
     struct bloom_config config;
     struct layout layout;
-    struct weights *weights; /* where the parameters come from; NULL when the run resumes */
-    struct model_source source;
-    char *model_directory; /* NULL: random weights */
-    char *tokenizer_path;  /* NULL: none */
+    struct weights *weights;      /* where the parameters come from; NULL when the run resumes */
+    struct model_sources sources; /* folders of the model and its tokenizer, for saving */
+    char *model_directory;        /* NULL: random weights */
+    char *tokenizer_directory;    /* NULL: none */
 
     struct examples train_examples, eval_examples;
     struct batches *batches, *eval_batches; /* the latter NULL without evaluation */
