@@ -54,7 +54,7 @@ static const char *what_needs_less(const struct blocks *blocks, enum heading hea
 
 _Noreturn void blocks_full(const struct blocks *blocks, enum heading heading, size_t bytes,
                            const char *what) {
-    char booked[512] = "nothing is";
+    char booked[512] = "nothing";
     int used = 0;
     struct byte_text asked, amount, limit;
     for (int other = 0; other < HEADINGS; other++) {
@@ -65,7 +65,7 @@ _Noreturn void blocks_full(const struct blocks *blocks, enum heading heading, si
     char bound[64] = "";
     if (blocks->ledger.limit)
         snprintf(bound, sizeof bound, " of %s", byte_text(&limit, blocks->ledger.limit));
-    fail("out of %s memory: %s asked for %s (%zu bytes: %s) where %s%s booked (%s); %s", blocks->place,
+    fail("out of %s memory: %s asked for %s (%zu bytes: %s) where %s%s are booked (%s); %s", blocks->place,
          heading_name(heading), byte_text(&asked, bytes), bytes, what,
          byte_text(&amount, blocks->ledger.total.bytes), bound, booked, what_needs_less(blocks, heading));
 }
