@@ -263,14 +263,16 @@ static void missing_is_told(void **state) {
 /* bin, libexec and share as cmake --install lays them. */
 static void installed_copy(void **state) {
     (void)state;
-    struct command_result result = command_run(
-        10,
-        "cd '%s' && mkdir -p copy/bin copy/libexec copy/share/workshop && cp workshop copy/bin && "
-        "cp -r 01-first 02-second copy/share/workshop && rm CMakeLists.txt && "
-        "printf '#!/bin/sh\\necho first \"$@\"\\n' > copy/libexec/workshop-cpu-01-first && "
-        "chmod +x copy/libexec/workshop-cpu-01-first copy/bin/workshop && ln -s copy/bin/workshop link && "
-        "./link run 1",
-        tree);
+    struct command_result result =
+        command_run(10,
+                    "cd '%s' && mkdir -p copy/bin copy/libexec/workshop/cpu/01-first copy/share/workshop && "
+                    "cp workshop copy/bin && "
+                    "cp -r 01-first 02-second copy/share/workshop && rm CMakeLists.txt && "
+                    "printf '#!/bin/sh\\necho first \"$@\"\\n' > copy/libexec/workshop/cpu/01-first/train && "
+                    "chmod +x copy/libexec/workshop/cpu/01-first/train copy/bin/workshop && ln -s "
+                    "copy/bin/workshop link && "
+                    "./link run 1",
+                    tree);
     check_succeeds(result);
     assert_string_equal(result.out, "first --output_dir runs/01-first-1\n");
     command_free(&result);
