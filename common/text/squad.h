@@ -34,9 +34,10 @@ struct squad {
     void *memory;                   /* what the texts point into */
 };
 
-/* Reads the first `limit` questions of a file, or all of them where `limit` is 0. false with
- * "PATH:LINE:COLUMN: reason" (malformed JSON) or "PATH: data[1].paragraphs[0].qas[2].question: what is
- * wrong". The caller calls squad_free. A file without questions is fine here: count is 0. */
+/* Reads the first `limit` questions of a file, or all of them where `limit` is 0; a file that is broken
+ * further down is an error all the same. false with "PATH:LINE:COLUMN: malformed JSON: reason", or
+ * "PATH:LINE:COLUMN: data[1].paragraphs[0].qas[2].question: what is wrong". The caller calls squad_free. A
+ * file without questions is fine here: count is 0. */
 bool squad_load(struct squad *squad, const char *path, int limit, struct error *error);
 /* The same from bytes in memory, `name` standing for the path. */
 bool squad_parse(struct squad *squad, const char *data, size_t size, const char *name, int limit,
