@@ -166,28 +166,35 @@ static bool *silent_ranks(const struct exchange *exchange) {
     return silent;
 }
 
+/* "rank 3", "ranks 0, 2 and 5 more": those that are silent, as in the world. */
+static void list_ranks(const struct exchange *exchange, const bool *silent, char *text, size_t size) {
+    int count = 0;
+    for (int r = 0; r < exchange->comm->size; r++) count += silent[r];
+    size_t used = (size_t)snprintf(text, size, count > 1 ? "ranks" : "rank");
+    int listed = 0;
+    for (int r = 0; r < exchange->comm->size && listed < 8; r++) {
+        if (!silent[r]) continue;
+        used +=
+            (size_t)snprintf(text + used, size - used, "%s %d", listed ? "," : "", world_rank(exchange, r));
+        listed++;
+    }
+    if (count > listed) snprintf(text + used, size - used, " and %d more", count - listed);
+}
+
 /* Ends the job. Every rank that is not lost comes here at about the same time; the lowest of them speaks, and
  * its fail() ends the others while they hold their tongues. */
-static _Noreturn void give_up(const struct exchange *exchange, double seconds) {
+static _Noreturn void give_up(const struct exchange *exchange) {
     const struct comm *comm = exchange->comm;
     bool *silent = silent_ranks(exchange);
-    char names[128] = "";
-    size_t used = 0;
-    int count = 0, speaker = 0;
+    char names[128];
+    list_ranks(exchange, silent, names, sizeof names);
+    int speaker = 0;
     while (speaker < comm->size && silent[speaker]) speaker++;
-    for (int r = 0; r < comm->size; r++) {
-        if (!silent[r]) continue;
-        if (count++ < 8)
-            used += (size_t)snprintf(names + used, sizeof names - used, "%s%d", used ? ", " : "",
-                                     world_rank(exchange, r));
-    }
-    if (count > 8) snprintf(names + used, sizeof names - used, " and %d more", count - 8);
     if (comm->rank != speaker) sleep_seconds(1);
-    fail("rank %d: no answer from rank%s %s in %s for %.0f s; see what %s printed, and whether %s up; if "
-         "only slow, "
-         "raise communication_timeout",
-         my_rank(exchange), count > 1 ? "s" : "", names, name_of(exchange).text, seconds,
-         count > 1 ? "they" : "it", count > 1 ? "their nodes are" : "its node is");
+    fail("rank %d: no answer from %s in %s for %g s; see what was printed there, and whether the node is up; "
+         "raise "
+         "communication_timeout if it is only slow",
+         my_rank(exchange), names, name_of(exchange).text, comm->timeout);
 }
 
 void patience_begin(struct patience *patience) {
@@ -196,8 +203,7 @@ void patience_begin(struct patience *patience) {
 
 void patience_pause(struct patience *patience, const struct exchange *exchange) {
     double idle = now() - patience->since;
-    if (exchange->comm->timeout > 0 && idle > exchange->comm->timeout)
-        give_up(exchange, exchange->comm->timeout);
+    if (exchange->comm->timeout > 0 && idle > exchange->comm->timeout) give_up(exchange);
     if (idle < 20e-6) return;
     if (idle < 1e-3)
         sched_yield();
