@@ -5,19 +5,13 @@
  * the bounds below.
  */
 #include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include <cmocka.h>
-
-#include "common/base/error.h"
 #include "common/base/json.h"
 #include "common/bloom/safetensors.h"
+#include "tests/support/check.h"
 #include "tests/support/whole_model.h"
 
 /* What a fixture holds, and how close the kit must come: loss absolute; logits absolute in fp32, else of the
@@ -48,7 +42,7 @@ static char **directories = default_directories;
 
 static const struct safetensors_entry *entry(struct safetensors *file, const char *name) {
     const struct safetensors_entry *found = safetensors_find(file, name);
-    if (!found) fail("%s: %s is missing", safetensors_path(file), name);
+    if (!found) fail_msg("%s: %s is missing", safetensors_path(file), name);
     return found;
 }
 
@@ -56,7 +50,7 @@ static struct safetensors *open_file(const char *directory, const char *name) {
     struct error error;
     char *path = xformat("%s/%s", directory, name);
     struct safetensors *file = safetensors_open(path, &error);
-    if (!file) fail("%s", error.text);
+    if (!file) fail_msg("%s", error.text);
     free(path);
     return file;
 }
@@ -74,7 +68,7 @@ static void open_fixture(struct fixture *f, const char *directory) {
                           .final = open_file(directory, "final.safetensors")};
     char *path = xformat("%s/training.json", directory);
     f->training = json_read_file(path, &error);
-    if (!f->training) fail("%s", error.text);
+    if (!f->training) fail_msg("%s", error.text);
     free(path);
     const struct safetensors_entry *ids = entry(f->reference, "input_ids");
     f->batch = (int)ids->shape[0];
