@@ -129,17 +129,18 @@ void shards_close(struct shards *shards) {
 
 const struct safetensors_entry *shards_find(const struct shards *shards, const char *name,
                                             const char **file) {
-    const char *ignored;
-    if (!file) file = &ignored;
     size_t number = 0;
-    *file = shards->path;
     if (shards->index) {
         const char *shard = json_string_value(json_object_get(shards->index, name));
         if (!shard) return NULL;
         number = (size_t)json_integer_value(json_object_get(shards->numbers, shard));
     }
-    *file = safetensors_path(shards->files[number]);
+    if (file) *file = safetensors_path(shards->files[number]);
     return safetensors_find(shards->files[number], name);
+}
+
+const char *shards_path(const struct shards *shards) {
+    return shards->path;
 }
 
 size_t shards_count(const struct shards *shards) {

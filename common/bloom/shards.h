@@ -19,9 +19,12 @@ struct shards;
 struct shards *shards_open(const char *directory, struct error *error);
 void shards_close(struct shards *shards); /* NULL is fine */
 
-/* The tensor, or NULL where no file has it. `file` gets the path of the file which has it, or of the file
- * that should name it: both belong to the set; NULL is fine. */
+/* The tensor, or NULL where no file has it. `file` (NULL is fine) gets the path of the file which has it or
+ * which, so the index says, should have it; it is left alone where there is none. */
 const struct safetensors_entry *shards_find(const struct shards *shards, const char *name, const char **file);
+
+/* The index, or the only file. */
+const char *shards_path(const struct shards *shards);
 
 /* The files one by one. */
 size_t shards_count(const struct shards *shards);

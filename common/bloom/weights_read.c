@@ -18,6 +18,7 @@ enum { PREFIX_LENGTH = sizeof "transformer." - 1 }; /* files may have it or not 
 
 static const struct safetensors_entry *find_either(const struct shards *shards, const char *name,
                                                    const char **file) {
+    *file = shards_path(shards);
     const struct safetensors_entry *entry = shards_find(shards, name, file);
     return entry ? entry : shards_find(shards, name + PREFIX_LENGTH, file);
 }
