@@ -208,7 +208,7 @@ static void backward_by_heads(const struct backward_arrays *arrays, enum dtype d
 #pragma omp parallel
     {
         struct backward_scratch scratch;
-        scratch_open(&scratch, whole_lanes(head_dim), (size_t)sequences->longest);
+        scratch_open(&scratch, whole_lanes(head_dim), whole_lanes((size_t)sequences->longest));
 #pragma omp for collapse(2) schedule(dynamic)
         for (size_t sequence = 0; sequence < count; sequence++) {
             for (size_t h = 0; h < heads; h++) {
