@@ -1,0 +1,370 @@
+/* Communicators over MPI. This program starts itself under mpirun: `test_run_comm rank ROLE …` is one rank.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#undef fail /* cmocka's; here it is the one of error.h */
+#include "common/base/error.h"
+#include "common/comm/comm.h"
+#include "tests/support/comm_cases.h"
+#include "tests/support/comm_script.h"
+#include "tests/support/command.h"
+
+/* ---- what a rank does ---- */
+
+struct rank {
+    struct comm *comm;
+    struct device *device;
+    struct stream *stream;
+};
+
+static struct rank rank_open(double timeout) {
+    struct rank r;
+    r.comm = comm_open_world(&(struct comm_options){.timeout = timeout});
+    r.device = device_open(&(struct device_options){.rank = comm_rank(r.comm),
+                                                    .world_size = comm_size(r.comm),
+                                                    .node_rank = comm_node_rank(r.comm),
+                                                    .node_size = comm_node_size(r.comm),
+                                                    .threads = 1,
+                                                    .dtype = FP32});
+    r.stream = stream_open(r.device, "test");
+    comm_attach(r.comm, r.device);
+    return r;
+}
+
+static void rank_close(struct rank *r) {
+    stream_close(r->stream);
+    comm_close(r->comm);
+    if (device_ledger(r->device)->total.bytes)
+        fail("%zu bytes are still booked", device_ledger(r->device)->total.bytes);
+    device_close(r->device);
+}
+
+static void run_case(const struct rank *r, enum collective collective, enum dtype dtype, size_t count,
+                     bool in_place, int root) {
+    static unsigned salt;
+    struct comm_case c = {.comm = r->comm,
+                          .stream = r->stream,
+                          .collective = collective,
+                          .dtype = dtype,
+                          .count = count,
+                          .salt = salt++,
+                          .root = root,
+                          .in_place = in_place};
+    case_start(&c);
+    case_finish(&c);
+}
+
+/* Every collective, element type and kind of size, one at a time. 3 million doubles take several messages. */
+static void role_blocking(void) {
+    struct rank r = rank_open(60);
+    int size = comm_size(r.comm);
+    const size_t counts[] = {0, 1, 2, 3, 5, 1000, 4099, 100003};
+    for (int dtype = FP32; dtype <= INT32; dtype++)
+        for (int collective = 0; collective < COLLECTIVES; collective++) {
+            for (size_t n = 0; n < sizeof counts / sizeof *counts; n++)
+                for (int in_place = 0; in_place < 2; in_place++)
+                    run_case(&r, (enum collective)collective, (enum dtype)dtype, counts[n], in_place,
+                             (int)n % size);
+            bool total = collective == ALL_REDUCE || collective == BROADCAST;
+            run_case(&r, (enum collective)collective, (enum dtype)dtype, 3000000 / (size_t)(total ? 1 : size),
+                     false, size - 1);
+        }
+    /* The sum of a few half-precision numbers is exact in fp32, in any order; these are not. */
+    if (size > 2 && (!case_order_matters(FP32, 1000, size, 1) || !case_order_matters(FP64, 1000, size, 1)))
+        fail("the order of the sums does not show in this data");
+    rank_close(&r);
+    printf("done\n");
+}
+
+static unsigned next(unsigned *state, unsigned below) {
+    *state = *state * 1664525u + 1013904223u;
+    return (*state >> 8) % below;
+}
+
+/* One and the same random program on all ranks: collectives on three communicators, up to three started
+ * before the first is waited for (so that the third completes the first), some waited for out of order. */
+static void role_flight(void) {
+    struct rank r = rank_open(60);
+    int size = comm_size(r.comm);
+    int *colours = xmalloc((size_t)size * sizeof *colours);
+    for (int i = 0; i < size; i++) colours[i] = -7 - i / 2;
+    struct comm *pairs = comm_split(r.comm, colours);
+    for (int i = 0; i < size; i++) colours[i] = i % 2;
+    struct comm *evens = comm_split(r.comm, colours);
+    free(colours);
+    struct comm *comms[] = {r.comm, pairs, evens};
+    unsigned state = 5;
+    for (int round = 0; round < 150; round++) {
+        struct comm_case cases[3];
+        unsigned flying = 1 + next(&state, 3);
+        for (unsigned i = 0; i < flying; i++) {
+            cases[i] = (struct comm_case){.comm = comms[next(&state, 3)], .stream = r.stream};
+            cases[i].collective = (enum collective)next(&state, COLLECTIVES);
+            cases[i].dtype = (enum dtype)next(&state, 5);
+            cases[i].count = next(&state, round % 10 ? 3000 : 300000);
+            cases[i].salt = 1000 + (unsigned)round * 3 + i;
+            cases[i].in_place = next(&state, 2);
+            case_start(&cases[i]);
+            for (unsigned k = next(&state, 4); k > 0; k--) comm_progress(cases[i].comm);
+            if (next(&state, 8) == 0) comm_barrier(r.comm);
+        }
+        bool backwards = next(&state, 2);
+        for (unsigned i = 0; i < flying; i++) case_finish(&cases[backwards ? flying - 1 - i : i]);
+    }
+    comm_close(pairs);
+    comm_close(evens);
+    rank_close(&r);
+    printf("done\n");
+}
+
+static void role_host(void) {
+    struct rank r = rank_open(60);
+    int rank = comm_rank(r.comm), size = comm_size(r.comm);
+    /* 1e16 + 1 − 1e16 …: the order shows */
+    double values[3] = {rank % 2 ? -1e16 : 1e16, rank + 0.5, rank == size - 1 ? NAN : 1};
+    double expected = 1e16;
+    for (int i = 1; i < size; i++) expected += i % 2 ? -1e16 : 1e16;
+    comm_host_sum(r.comm, values, 2);
+    if (values[0] != expected || values[1] != size * (size - 1) / 2.0 + size * 0.5) fail("wrong sum");
+    values[1] = -rank;
+    values[0] = rank;
+    comm_host_max(r.comm, values, 3);
+    if (values[0] != size - 1 || values[1] != 0 || !isnan(values[2])) fail("wrong maximum");
+    for (int root = 0; root < size; root++) {
+        size_t bytes = root ? 20000001 : 3; /* more than one message */
+        char *data = xmalloc(bytes);
+        memset(data, rank == root ? 'a' + root : 0, bytes);
+        comm_host_broadcast(r.comm, data, bytes, root);
+        for (size_t i = 0; i < bytes; i++)
+            if (data[i] != 'a' + root) fail("wrong broadcast");
+        free(data);
+    }
+    int mine[2] = {rank, rank * rank}, *all = xcalloc((size_t)size, sizeof mine);
+    comm_host_gather(r.comm, all, mine, sizeof mine);
+    for (int i = 0; i < size; i++)
+        if (all[2 * i] != i || all[2 * i + 1] != i * i) fail("wrong gather");
+    free(all);
+    for (int i = 0; i < 1000; i++) comm_barrier(r.comm);
+    struct comm_bytes bytes[COLLECTIVES];
+    comm_bytes_sent(r.comm, bytes);
+    for (int c = 0; c < COLLECTIVES; c++)
+        if (bytes[c].bytes > 0 || bytes[c].calls) fail("exchanges between hosts were counted");
+    rank_close(&r);
+    printf("done\n");
+}
+
+static void role_script(void) {
+    struct rank r = rank_open(60);
+    comm_script_run(r.comm, r.device);
+    comm_script_check(r.comm, r.device);
+    rank_close(&r);
+    printf("done\n");
+}
+
+static void sleep_ms(long milliseconds) {
+    struct timespec time = {.tv_sec = milliseconds / 1000, .tv_nsec = milliseconds % 1000 * 1000000};
+    nanosleep(&time, NULL);
+}
+
+/* Rank `lost` goes in the third of five all-reduces, in the way that `how` says. */
+static void role_lost(const char *how, int lost) {
+    struct rank r = rank_open(2);
+    float *buffer = device_alloc(r.device, GRADIENTS, 4000000, "test");
+    fill_zero(r.stream, buffer, 4000000);
+    for (int i = 0; i < 5; i++) {
+        size_t count = 1000000;
+        if (i == 2 && comm_rank(r.comm) == lost) {
+            if (strcmp(how, "sleep") == 0) sleep_ms(20000);
+            if (strcmp(how, "kill") == 0) raise(SIGKILL);
+            if (strcmp(how, "exit") == 0) exit(0);
+            if (strcmp(how, "fail") == 0) fail("weights.bin: cannot be read: test");
+            if (strcmp(how, "differ") == 0) count -= 8;
+        }
+        if (i == 2 && strcmp(how, "all") == 0) fail("weights.bin: cannot be read: test");
+        if (i == 2 && strcmp(how, "barrier") == 0 && comm_rank(r.comm) != lost) comm_barrier(r.comm);
+        if (i == 2 && strcmp(how, "barrier") == 0 && comm_rank(r.comm) == lost) sleep_ms(20000);
+        comm_all_reduce(r.comm, r.stream, buffer, count, FP32);
+    }
+    device_free(r.device, buffer);
+    rank_close(&r);
+}
+
+/* A slow peer that shows progress is not given up: twice 1.4 s with a time-out of 2 s. */
+static void role_slow(void) {
+    struct rank r = rank_open(2);
+    for (int i = 0; i < 2; i++) {
+        if (comm_rank(r.comm) == 0) sleep_ms(1400);
+        run_case(&r, ALL_REDUCE, FP32, 100, false, 0);
+    }
+    comm_set_timeout(r.comm, 0);
+    if (comm_rank(r.comm) == 0) sleep_ms(2500);
+    comm_barrier(r.comm);
+    rank_close(&r);
+    printf("done\n");
+}
+
+/* Rates of all-reduce, for people: `test_run_comm rank speed` under mpirun. */
+static void role_speed(void) {
+    struct rank r = rank_open(60);
+    const size_t count = 12600000;
+    for (int d = 0; d < 2; d++) {
+        enum dtype dtype = d ? BF16 : FP32;
+        size_t bytes = count * dtype_size(dtype);
+        void *buffer = device_alloc(r.device, GRADIENTS, bytes, "test");
+        fill_zero(r.stream, buffer, bytes);
+        double best = 1e9;
+        for (int i = 0; i < 12; i++) {
+            struct timespec from, to;
+            comm_barrier(r.comm);
+            clock_gettime(CLOCK_MONOTONIC, &from);
+            comm_all_reduce(r.comm, r.stream, buffer, count, dtype);
+            comm_barrier(r.comm);
+            clock_gettime(CLOCK_MONOTONIC, &to);
+            best = fmin(best, (double)(to.tv_sec - from.tv_sec) + 1e-9 * (double)(to.tv_nsec - from.tv_nsec));
+        }
+        double n = comm_size(r.comm);
+        if (comm_rank(r.comm) == 0)
+            printf("%s, %zu elements, %d ranks: %.1f ms, %.2f GB/s, bus %.2f GB/s\n", dtype_name(dtype),
+                   count, comm_size(r.comm), 1e3 * best, 1e-9 * (double)bytes / best,
+                   1e-9 * (double)bytes / best * 2 * (n - 1) / n);
+        device_free(r.device, buffer);
+    }
+    rank_close(&r);
+}
+
+static int run_role(int count, char **arguments) {
+    const char *role = arguments[0];
+    if (strcmp(role, "blocking") == 0) role_blocking();
+    if (strcmp(role, "flight") == 0) role_flight();
+    if (strcmp(role, "host") == 0) role_host();
+    if (strcmp(role, "script") == 0) role_script();
+    if (strcmp(role, "slow") == 0) role_slow();
+    if (strcmp(role, "speed") == 0) role_speed();
+    if (strcmp(role, "lost") == 0 && count == 3) role_lost(arguments[1], atoi(arguments[2]));
+    return 0;
+}
+
+/* ---- starting the ranks ---- */
+
+static char program[4096];
+
+/* `size` 0: without mpirun. All ranks must say that they are done, and nothing else. */
+static void run_ranks(const char *role, int size) {
+    struct command_result result = size ? command_run(240, COMMAND_MPIRUN "%s rank %s", size, program, role)
+                                        : command_run(60, "%s rank %s", program, role);
+    assert_string_equal(result.err, "");
+    assert_int_equal(result.exit_code, 0);
+    assert_int_equal(lines_with(result.out, "done"), size ? size : 1);
+    command_free(&result);
+}
+
+static void test_blocking(void **state) {
+    (void)state;
+    for (int size = 0; size <= 4; size++) run_ranks("blocking", size);
+}
+
+static void test_flight(void **state) {
+    (void)state;
+    for (int size = 0; size <= 5; size++) run_ranks("flight", size);
+}
+
+static void test_host(void **state) {
+    (void)state;
+    for (int size = 0; size <= 4; size++) run_ranks("host", size);
+}
+
+static void test_counts_and_bookings(void **state) {
+    (void)state;
+    for (int size = 0; size <= 4; size++) run_ranks("script", size);
+}
+
+static void test_slow_peer(void **state) {
+    (void)state;
+    run_ranks("slow", 3);
+}
+
+static struct command_result run_lost(const char *how, int size, int lost) {
+    struct command_result result =
+        command_run(60, COMMAND_MPIRUN "%s rank lost %s %d", size, program, how, lost);
+    assert_false(result.timed_out);
+    assert_int_not_equal(result.exit_code, 0);
+    assert_true(result.seconds < 12);
+    return result;
+}
+
+/* One line, which says this. */
+static void check_line(struct command_result *result, const char *expected) {
+    bool one = strcspn(result->err, "\n") + 1 == strlen(result->err), says = strstr(result->err, expected);
+    if (!one || !says) print_error("expected one line with '%s', got:\n%s", expected, result->err);
+    assert_true(one && says);
+    command_free(result);
+}
+
+static void test_silent_peer(void **state) {
+    (void)state;
+    struct command_result r = run_lost("sleep", 2, 1);
+    check_line(&r, "error: rank 0: no answer from rank 1 in all_reduce number 3 for 2 s;");
+    r = run_lost("sleep", 4, 0);
+    check_line(&r, "error: rank 1: no answer from rank 0 in all_reduce number 3 for 2 s;");
+    r = run_lost("barrier", 4, 2);
+    check_line(&r, "error: rank 0: no answer from rank 2 in barrier number 1 for 2 s;");
+}
+
+static void test_failing_rank(void **state) {
+    (void)state;
+    for (int lost = 0; lost < 3; lost++) {
+        struct command_result r = run_lost("fail", 3, lost);
+        assert_int_equal(r.exit_code, 1);
+        assert_true(r.seconds < 5);
+        check_line(&r, "error: weights.bin: cannot be read: test");
+    }
+    struct command_result r = run_lost("all", 4, 0);
+    assert_int_equal(r.exit_code, 1);
+    check_line(&r, "error: weights.bin: cannot be read: test");
+}
+
+static void test_ranks_that_differ(void **state) {
+    (void)state;
+    struct command_result r = run_lost("differ", 2, 1);
+    assert_int_equal(lines_with(r.err, "all_reduce number 3"), 1);
+    check_line(&r, "error: rank ");
+}
+
+/* Here mpirun speaks: it knows first, and ends the others. */
+static void test_killed_rank(void **state) {
+    (void)state;
+    struct command_result r = run_lost("kill", 3, 2);
+    assert_int_equal(lines_with(r.err, "error:"), 0);
+    assert_int_equal(lines_with(r.err, "rank 2"), 1);
+    assert_true(r.seconds < 6);
+    command_free(&r);
+    r = run_lost("exit", 3, 1);
+    assert_int_equal(lines_with(r.err, "rank 1"), 1);
+    command_free(&r);
+}
+
+int main(int count, char **arguments) {
+    if (count > 2 && strcmp(arguments[1], "rank") == 0) return run_role(count - 2, arguments + 2);
+    ssize_t length = readlink("/proc/self/exe", program, sizeof program - 1);
+    if (length < 0) fail("where am I? /proc/self/exe cannot be read");
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_blocking),     cmocka_unit_test(test_flight),
+        cmocka_unit_test(test_host),         cmocka_unit_test(test_counts_and_bookings),
+        cmocka_unit_test(test_slow_peer),    cmocka_unit_test(test_silent_peer),
+        cmocka_unit_test(test_failing_rank), cmocka_unit_test(test_ranks_that_differ),
+        cmocka_unit_test(test_killed_rank),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
