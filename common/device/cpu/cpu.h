@@ -19,8 +19,7 @@
 #include "common/device/work.h"
 
 /* Scratch for fp32 copies of half-precision operands: CPU_WORKSPACE_BYTES, 256-byte aligned, one for all
- * streams of the device, as each kernel ends before
- * the next one begins; its content does not outlast a
+ * streams of the device, as each kernel ends before the next one begins; its content does not outlast a
  * kernel. NULL and 0 bytes on a device that was opened for FP32. */
 float *cpu_workspace(struct stream *stream, size_t *bytes);
 
