@@ -1,5 +1,4 @@
-/* The device layer of a backend that computes: element types, the ledger, memory, copies, and what it counts.
- */
+/* The device layer of a backend that computes: element types, ledger, memory, copies, work counted. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>

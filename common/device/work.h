@@ -3,10 +3,11 @@
  * counts by calling these, so that the counts are equal on all of them: the first line of a kernel is its
  * work_… call.
  *
- *   product_flops   2·m·n·k for a product of [m,k] and [k,n]; attention as the products it is made of, over
- * the pairs of query and key that its mask leaves bytes           each operand once: an input read, an output
- * written, an accumulated output both; statistics and indices too. What a kernel reads again, or keeps in a
- * workspace, does not count. kernels         one a call, also where there are no rows
+ * - product_flops: 2·m·n·k for a product of [m,k] and [k,n]; attention as the products it is made of, over
+ *   the pairs of query and key that its mask leaves.
+ * - bytes: each operand once: an input read, an output written, an accumulated output both; statistics and
+ *   indices too. What a kernel reads again, or keeps in a workspace, does not count.
+ * - kernels: one a call, also where there are no rows.
  */
 #ifndef COMMON_DEVICE_WORK_H
 #define COMMON_DEVICE_WORK_H

@@ -33,8 +33,7 @@ int device_cores(const struct device *device) {
     return device->cores;
 }
 
-/* Not known: what a core can do depends on vector units and on clocks under load, which no system call tells.
- */
+/* Not known: it depends on vector units and on clocks under load, which no system call tells. */
 double device_peak_flops(const struct device *device, enum dtype dtype) {
     (void)device;
     (void)dtype;
