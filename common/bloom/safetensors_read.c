@@ -283,10 +283,7 @@ void safetensors_to_float(const struct safetensors_entry *entry, size_t begin, s
     for (size_t done = 0; done < count;) {
         size_t n = count - done < most ? count - done : most;
         memcpy(bits, data + (begin + done) * sizeof *bits, n * sizeof *bits);
-        if (entry->dtype == FP16)
-            for (size_t i = 0; i < n; i++) out[done + i] = fp16_to_float(bits[i]);
-        else
-            for (size_t i = 0; i < n; i++) out[done + i] = bf16_to_float(bits[i]);
+        (entry->dtype == FP16 ? fp16_to_floats : bf16_to_floats)(out + done, bits, n);
         done += n;
     }
 }

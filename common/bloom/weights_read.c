@@ -168,23 +168,11 @@ void weights_close(struct weights *weights) {
 
 /* ---- loading: a stretch of a unit, tensor by tensor ---- */
 
-/* Elements [begin, begin + count) of a parameter, converted by all of this rank's threads. */
-static void read_floats(const struct safetensors_entry *entry, size_t begin, size_t count, float *out) {
-    enum { PIECE = 1 << 15 };
-    long pieces = (long)((count + PIECE - 1) / PIECE);
-#pragma omp parallel for schedule(static)
-    for (long i = 0; i < pieces; i++) {
-        size_t first = (size_t)i * PIECE;
-        size_t some = count - first < PIECE ? count - first : PIECE;
-        safetensors_to_float(entry, begin + first, some, out + first);
-    }
-}
-
 static void load_from_file(const struct safetensors_entry *entry, struct stream *stream, size_t begin,
                            size_t count, float *out, float *staging) {
     for (size_t done = 0; done < count;) {
         size_t some = count - done < WEIGHTS_STAGING ? count - done : WEIGHTS_STAGING;
-        if (device_computes()) read_floats(entry, begin + done, some, staging);
+        if (device_computes()) safetensors_to_float(entry, begin + done, some, staging);
         copy_to_device(stream, out + done, staging, some * sizeof *out);
         stream_synchronize(stream); /* staging is free again */
         done += some;

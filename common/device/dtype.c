@@ -1,6 +1,5 @@
 #include "common/device/dtype.h"
 
-#include <math.h>
 #include <string.h>
 
 #include "common/base/error.h"
@@ -84,8 +83,24 @@ uint16_t fp16_from_float(float value) {
 }
 
 float fp16_to_float(uint16_t bits) {
-    uint32_t sign = (uint32_t)(bits & 0x8000) << 16, magnitude = bits & 0x7fff;
-    if (magnitude >= 0x7c00) return float_of(sign | 0x7f800000 | (magnitude & 0x3ff) << 13);
-    if (magnitude < 0x0400) return copysignf((float)magnitude * 0x1p-24f, float_of(sign));
-    return float_of(sign | ((magnitude << 13) + (112u << 23)));
+    float value;
+    fp16_to_floats(&value, &bits, 1);
+    return value;
+}
+
+void bf16_to_floats(float *restrict out, const uint16_t *restrict bits, size_t count) {
+    for (size_t i = 0; i < count; i++) out[i] = float_of((uint32_t)bits[i] << 16);
+}
+
+/* Without a branch, so that compilers make it vector instructions. */
+void fp16_to_floats(float *restrict out, const uint16_t *restrict bits, size_t count) {
+    const uint32_t rebias = 112u << 23; /* from fp16's exponent bias, 15, to fp32's, 127 */
+    for (size_t i = 0; i < count; i++) {
+        uint32_t sign = (uint32_t)(bits[i] & 0x8000) << 16, magnitude = bits[i] & 0x7fff;
+        uint32_t normal = (magnitude << 13) + rebias;
+        uint32_t infinite = normal + rebias; /* exponent 31 becomes 255; a NaN keeps its fraction */
+        uint32_t subnormal = bits_of((float)(int32_t)magnitude * 0x1p-24f);
+        uint32_t finite = magnitude < 0x0400 ? subnormal : normal;
+        out[i] = float_of(sign | (magnitude < 0x7c00 ? finite : infinite));
+    }
 }

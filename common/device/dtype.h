@@ -20,4 +20,8 @@ float bf16_to_float(uint16_t bits);
 uint16_t fp16_from_float(float value);
 float fp16_to_float(uint16_t bits);
 
+/* out [count] of bits [count]: the same values, several at a time. */
+void bf16_to_floats(float *out, const uint16_t *bits, size_t count);
+void fp16_to_floats(float *out, const uint16_t *bits, size_t count);
+
 #endif
