@@ -61,9 +61,12 @@ static char look(struct json_stream *stream) {
 
 char json_stream_peek(struct json_stream *stream) {
     char c = look(stream);
+    if (stream->failed) return '\0';
     stream->value = stream->at;
     if (c == '-' || (c >= '0' && c <= '9')) return '0';
-    return c && strchr("{[\"tfn", c) ? c : '\0';
+    if (c && strchr("{[\"tfn", c)) return c;
+    malformed(stream, stream->at, "expected a value");
+    return '\0';
 }
 
 /* ----------------------------------------------- objects and arrays
@@ -74,8 +77,6 @@ struct json_list json_stream_begin(struct json_stream *stream, char open) {
     char c = json_stream_peek(stream);
     if (c == open)
         stream->at++;
-    else if (c == '\0')
-        malformed(stream, stream->at, "expected a value");
     else
         json_stream_refuse(stream, "expected %s", open == '{' ? "an object" : "a list");
     return list;
@@ -196,7 +197,6 @@ static void keep(struct json_stream *stream, size_t used, const char *data, size
 bool json_stream_string(struct json_stream *stream, const char **text, size_t *bytes) {
     char c = json_stream_peek(stream);
     if (stream->failed) return false;
-    if (c == '\0') return malformed(stream, stream->at, "expected a value");
     if (c != '"') return json_stream_refuse(stream, "expected a string");
     size_t start = stream->value, at = start + 1, end = plain_run(stream, at), used = 0;
     if (!stream->failed && stream->data[end] == '"') {
@@ -261,7 +261,6 @@ static bool read_number(struct json_stream *stream, bool *is_integer) {
 bool json_stream_integer(struct json_stream *stream, long long *value) {
     char c = json_stream_peek(stream);
     if (stream->failed) return false;
-    if (c == '\0') return malformed(stream, stream->at, "expected a value");
     bool is_integer = false;
     size_t start = stream->at;
     if (c == '0' && !read_number(stream, &is_integer)) return false;
@@ -315,7 +314,7 @@ static bool skip(struct json_stream *stream, int depth) {
     case 'n':
         return read_word(stream, "null");
     default:
-        return malformed(stream, stream->at, "expected a value");
+        return false;
     }
 }
 

@@ -46,8 +46,8 @@ void json_stream_open(struct json_stream *stream, const char *data, size_t size,
                       struct error *error);
 void json_stream_close(struct json_stream *stream);
 
-/* What the next value is, without reading it: '{' '[' '"' 't' 'f' 'n', '0' for a number, '\0' for anything
- * else. */
+/* What the next value is, without reading it: '{' '[' '"' 't' 'f' 'n', or '0' for a number. Anything else is
+ * an error, and '\0'. */
 char json_stream_peek(struct json_stream *stream);
 
 /* Enters an object or array; `open` is '{' or '['. Anything else there is an error. */
