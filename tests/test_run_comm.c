@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include <cmocka.h>
+#include <errno.h>
 #include <math.h>
 #include <signal.h>
 #include <stdio.h>
@@ -13,6 +14,12 @@
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
+#ifdef __linux__
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#endif
 
 #undef fail /* cmocka's; here it is the one of error.h */
 #include "common/base/error.h"
@@ -201,6 +208,26 @@ static void role_lost(const char *how, int lost) {
     rank_close(&r);
 }
 
+/* Ranks that may not read each other's memory, as in some containers. */
+static void role_confined(void) {
+#ifdef __linux__
+    struct sock_filter rules[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_process_vm_readv, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog filter = {.len = sizeof rules / sizeof *rules, .filter = rules};
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter))
+        fail("no filter of system calls: %s", strerror(errno));
+#endif
+    struct rank r = rank_open(60);
+    for (int collective = 0; collective < COLLECTIVES; collective++)
+        run_case(&r, (enum collective)collective, FP32, 1000000, false, 0);
+    rank_close(&r);
+    printf("done\n");
+}
+
 /* A slow peer that shows progress is not given up: twice 1.4 s with a time-out of 2 s. */
 static void role_slow(void) {
     struct rank r = rank_open(2);
@@ -250,6 +277,7 @@ static int run_role(int count, char **arguments) {
     if (strcmp(role, "flight") == 0) role_flight();
     if (strcmp(role, "host") == 0) role_host();
     if (strcmp(role, "script") == 0) role_script();
+    if (strcmp(role, "confined") == 0) role_confined();
     if (strcmp(role, "slow") == 0) role_slow();
     if (strcmp(role, "speed") == 0) role_speed();
     if (strcmp(role, "lost") == 0 && count == 3) role_lost(arguments[1], atoi(arguments[2]));
@@ -288,6 +316,11 @@ static void test_host(void **state) {
 static void test_counts_and_bookings(void **state) {
     (void)state;
     for (int size = 0; size <= 4; size++) run_ranks("script", size);
+}
+
+static void test_confined_ranks(void **state) {
+    (void)state;
+    run_ranks("confined", 2);
 }
 
 static void test_slow_peer(void **state) {
@@ -360,10 +393,15 @@ int main(int count, char **arguments) {
     ssize_t length = readlink("/proc/self/exe", program, sizeof program - 1);
     if (length < 0) fail("where am I? /proc/self/exe cannot be read");
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_blocking),     cmocka_unit_test(test_flight),
-        cmocka_unit_test(test_host),         cmocka_unit_test(test_counts_and_bookings),
-        cmocka_unit_test(test_slow_peer),    cmocka_unit_test(test_silent_peer),
-        cmocka_unit_test(test_failing_rank), cmocka_unit_test(test_ranks_that_differ),
+        cmocka_unit_test(test_blocking),
+        cmocka_unit_test(test_flight),
+        cmocka_unit_test(test_host),
+        cmocka_unit_test(test_counts_and_bookings),
+        cmocka_unit_test(test_confined_ranks),
+        cmocka_unit_test(test_slow_peer),
+        cmocka_unit_test(test_silent_peer),
+        cmocka_unit_test(test_failing_rank),
+        cmocka_unit_test(test_ranks_that_differ),
         cmocka_unit_test(test_killed_rank),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
