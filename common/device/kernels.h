@@ -75,7 +75,8 @@ struct sequences {
 };
 
 /* out [tokens, heads·head_dim] of qkv [tokens, heads, 3, head_dim] (for each head its q, then k, then v);
- * lse [heads, tokens] fp32: the log-sum-exp of each row's scores, for the backward.
+ * lse [heads, tokens] fp32: the log-sum-exp of each row's scores, for the backward of the same backend alone (it may
+ * leave out what is the same in all of a row's scores).
  * score(q,k) = q·k / sqrt(head_dim) + slope(head) · position(k); slopes by alibi_slope(). */
 void attention_forward(struct stream *stream, enum dtype dtype, void *out, float *lse, const void *qkv,
                        const struct sequences *sequences, size_t heads, size_t head_dim);

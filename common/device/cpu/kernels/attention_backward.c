@@ -1,8 +1,8 @@
-/* Attention, backward: probabilities recomputed tile by tile from the forward's log-sum-exp (Dao et al.
- * 2022).
+/* Attention, backward: probabilities are computed again, tile by tile, from the forward's log-sum-exp (Dao et
+ * al. 2022).
  *
- *   P = e^(S − lse)    dV = Pᵀ·dO    dP = dO·Vᵀ    dS = P ∘ (dP − δ) / sqrt(head_dim)    dQ = dS·K    dK =
- * dSᵀ·Q
+ *   P = e^(S − lse)      dP = dO·Vᵀ      dS = P ∘ (dP − δ) / sqrt(head_dim)
+ *   dV = Pᵀ·dO           dQ = dS·K       dK = dSᵀ·Q
  *
  * with δ = Σ dO ∘ O of each row, which equals its Σ P ∘ dP. */
 #include <math.h>
@@ -193,8 +193,9 @@ static void backward_keys(const struct attention_head *head, struct backward_scr
 /* All gradients of a head: each tile's scores are computed once. */
 static void backward_head(const struct attention_head *head, struct backward_scratch *s,
                           const struct backward_arrays *arrays) {
-    clear(s->d_keys, head->rows * head->width);
-    clear(s->d_values, head->rows * head->width);
+    size_t values = whole_lanes(head->rows) * head->width;
+    clear(s->d_keys, values);
+    clear(s->d_values, values);
     for (size_t first_query = 0; first_query < head->rows; first_query += TILE)
         backward_queries(head, s, arrays, first_query, s->d_keys, s->d_values);
     store_key_gradients(head, arrays, s->d_keys, s->d_values, 0, head->rows);

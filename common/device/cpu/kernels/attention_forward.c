@@ -1,4 +1,8 @@
-/* Attention, forward: online softmax over tiles of keys (Dao et al. 2022; Milakov and Gimelshein 2018). */
+/* Attention, forward: online softmax over tiles of keys (Milakov and Gimelshein 2018, Dao et al. 2022).
+ *
+ * ALiBi's term is taken as slope · (key − last key that the query sees): the same for the softmax as slope ·
+ * key, but small where it counts, so that fp32 loses nothing on long sequences. The log-sum-exp has this
+ * shift in it. */
 #include <math.h>
 #include <stdlib.h>
 
@@ -81,8 +85,7 @@ static void forward_queries(const struct attention_head *head, struct forward_sc
     for (size_t i = 0; i < TILE; i++) s->maximum[i] = -INFINITY, s->sum[i] = 0;
     for (size_t i = 0; i < TILE * width; i++) s->context[i] = 0;
 
-    size_t end =
-        smaller(first_query + rows, head->keys); /* of the keys that any of the tile's queries sees */
+    size_t end = smaller(first_query + rows, head->keys); /* of the keys that the last query sees */
     for (size_t first_key = 0; first_key < end; first_key += TILE) {
         size_t key_rows = tile_rows(head->keys, first_key);
         size_t k = head->qkv + first_key * head->qkv_stride + head->dim, v = k + head->dim;
