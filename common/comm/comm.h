@@ -57,12 +57,12 @@ int comm_rank(const struct comm *comm);
 int comm_size(const struct comm *comm);
 int comm_node_rank(const struct comm *comm); /* rank among this communicator's ranks on this node */
 int comm_node_size(const struct comm *comm);
-int comm_node(const struct comm *comm,
-              int rank); /* its node's number, 0 …, in the order of their first ranks */
+/* The number of a rank's node, 0 …, in the order of the nodes' first ranks. */
+int comm_node(const struct comm *comm, int rank);
 bool comm_same_node(const struct comm *comm, int rank); /* does `rank` share my node? */
 
-/* True on the one process that writes the run's files and speaks for all ranks: rank 0; on the dry backend the
- * only process, whatever rank it plays. */
+/* True on the one process that writes the run's files and speaks for all ranks: rank 0; on the dry backend
+ * the only process, whatever rank it plays. */
 static inline bool comm_is_leader(const struct comm *comm) {
     return comm_rank(comm) == 0 || !device_computes();
 }
