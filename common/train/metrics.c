@@ -19,11 +19,24 @@ struct metrics {
     bool bar_shown; /* and one stands on its last line */
 };
 
+/* Whether a person watches. Open MPI gives every rank a pseudo-terminal for its standard output: there,
+ * mpirun's own output counts, our parent's. */
+static bool on_a_terminal(void) {
+    if (!isatty(STDOUT_FILENO) || !getenv("OMPI_COMM_WORLD_SIZE")) return isatty(STDOUT_FILENO);
+    char *path = xformat("/proc/%d/fd/1", (int)getppid());
+    int parent = open(path, O_WRONLY | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
+    free(path);
+    if (parent < 0) return false;
+    bool terminal = isatty(parent);
+    close(parent);
+    return terminal;
+}
+
 struct metrics *metrics_open(const char *output_dir, bool leader, long long keep, bool progress_bar) {
     struct metrics *m = xcalloc(1, sizeof *m);
     m->path = xformat("%s/metrics.jsonl", output_dir);
     m->file = -1;
-    m->bar = leader && progress_bar && isatty(STDOUT_FILENO);
+    m->bar = leader && progress_bar && on_a_terminal();
     if (!leader) return m;
     m->file = open(m->path, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
     struct stat status;
