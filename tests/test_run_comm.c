@@ -228,11 +228,11 @@ static void role_confined(void) {
     printf("done\n");
 }
 
-/* A slow peer that shows progress is not given up: twice 1.4 s with a time-out of 2 s. */
+/* A slow peer that shows progress is not given up: three times 0.9 s with a time-out of 2 s. */
 static void role_slow(void) {
     struct rank r = rank_open(2);
-    for (int i = 0; i < 2; i++) {
-        if (comm_rank(r.comm) == 0) sleep_ms(1400);
+    for (int i = 0; i < 3; i++) {
+        if (comm_rank(r.comm) == 0) sleep_ms(900);
         run_case(&r, ALL_REDUCE, FP32, 100, false, 0);
     }
     comm_set_timeout(r.comm, 0);
@@ -360,7 +360,7 @@ static void test_failing_rank(void **state) {
     for (int lost = 0; lost < 3; lost++) {
         struct command_result r = run_lost("fail", 3, lost);
         assert_int_equal(r.exit_code, 1);
-        assert_true(r.seconds < 5);
+        assert_true(r.seconds < 8);
         check_line(&r, "error: weights.bin: cannot be read: test");
     }
     struct command_result r = run_lost("all", 4, 0);
@@ -371,8 +371,9 @@ static void test_failing_rank(void **state) {
 static void test_ranks_that_differ(void **state) {
     (void)state;
     struct command_result r = run_lost("differ", 2, 1);
-    assert_int_equal(lines_with(r.err, "all_reduce number 3"), 1);
-    check_line(&r, "error: rank ");
+    check_line(&r, "error: rank 0: rank 1 sent fewer bytes than expected in all_reduce number 3;");
+    r = run_lost("differ", 2, 0);
+    check_line(&r, "error: rank 0: rank 1 sent more bytes than expected in all_reduce number 3;");
 }
 
 /* Here mpirun speaks: it knows first, and ends the others. */
@@ -381,7 +382,7 @@ static void test_killed_rank(void **state) {
     struct command_result r = run_lost("kill", 3, 2);
     assert_int_equal(lines_with(r.err, "error:"), 0);
     assert_int_equal(lines_with(r.err, "rank 2"), 1);
-    assert_true(r.seconds < 6);
+    assert_true(r.seconds < 8);
     command_free(&r);
     r = run_lost("exit", 3, 1);
     assert_int_equal(lines_with(r.err, "rank 1"), 1);

@@ -63,9 +63,19 @@ static int my_rank(const struct exchange *exchange) {
     return world_rank(exchange, exchange->comm->rank);
 }
 
+/* Messages of other sizes than expected: the ranks disagree about which collective this is. */
+static _Noreturn void fail_as_different(const struct exchange *exchange, int peer, const char *how) {
+    fail("rank %d: rank %d sent %s than expected in %s; all ranks must run the same program with the same "
+         "settings "
+         "and files",
+         my_rank(exchange), world_rank(exchange, peer), how, name_of(exchange).text);
+}
+
 static _Noreturn void fail_with(const struct exchange *exchange, int peer, int code) {
     char text[MPI_MAX_ERROR_STRING + 1] = "";
-    int length = 0;
+    int length = 0, class = MPI_SUCCESS;
+    MPI_Error_class(code, &class);
+    if (class == MPI_ERR_TRUNCATE) fail_as_different(exchange, peer, "more bytes");
     MPI_Error_string(code, text, &length);
     fail("rank %d: lost rank %d in %s: %s; see what that rank printed, and whether its node is up",
          my_rank(exchange), world_rank(exchange, peer), name_of(exchange).text, text);
@@ -93,18 +103,12 @@ void exchange_receive(struct exchange *exchange, void *data, size_t bytes, int p
     }
 }
 
-/* A message of another size than expected: the ranks disagree about which collective this is. */
 static void check_size(const struct exchange *exchange, const struct message *message,
                        const MPI_Status *status) {
-    if (!message->receives) return;
     int bytes = 0;
+    if (!message->receives) return;
     MPI_Get_count(status, MPI_BYTE, &bytes);
-    if (bytes == message->bytes) return;
-    fail("rank %d: rank %d sent %d bytes instead of %d in %s: all ranks must run the same program with the "
-         "same "
-         "settings and files",
-         my_rank(exchange), world_rank(exchange, message->peer), bytes, message->bytes,
-         name_of(exchange).text);
+    if (bytes != message->bytes) fail_as_different(exchange, message->peer, "fewer bytes");
 }
 
 bool exchange_test(struct exchange *exchange) {
