@@ -36,7 +36,6 @@ if(NOT OpenMP_C_FOUND)
 endif()
 
 require_library(jansson::jansson jansson.h jansson libjansson-dev)
-require_library(PCRE2::8BIT pcre2.h pcre2-8 libpcre2-dev)
 require_library(uthash::uthash uthash.h "" uthash-dev)
 if(WORKSHOP_TESTS)
   require_library(cmocka::cmocka cmocka.h cmocka libcmocka-dev)
