@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "common/base/file.h"
 #include "common/bloom/safetensors.h"
@@ -224,6 +225,26 @@ static void open_optimizer_file(struct optimizer_files *files, const char *path)
                  safetensors_at(file, i)->name);
 }
 
+static int by_place(const void *a, const void *b) {
+    const struct found_piece *x = a, *y = b;
+    int order = strcmp(x->piece.name, y->piece.name);
+    if (order) return order;
+    if (x->which != y->which) return x->which - y->which;
+    return (x->piece.begin > y->piece.begin) - (x->piece.begin < y->piece.begin);
+}
+
+/* Pieces must not overlap: an element that is there twice would hide one that is missing. */
+static void check_pieces(struct optimizer_files *files, const char *folder) {
+    if (files->count) qsort(files->pieces, files->count, sizeof *files->pieces, by_place);
+    for (size_t i = 0; i + 1 < files->count; i++) {
+        const struct found_piece *piece = &files->pieces[i], *next = piece + 1;
+        if (!strcmp(piece->piece.name, next->piece.name) && piece->which == next->which &&
+            next->piece.begin - piece->piece.begin < piece->piece.count)
+            fail("%s: the optimizer's state holds %s twice; the checkpoint is damaged, use another one",
+                 folder, next->entry->name);
+    }
+}
+
 static void open_optimizer_files(struct optimizer_files *files, const char *folder) {
     struct error error;
     *files = (struct optimizer_files){0};
@@ -238,6 +259,7 @@ static void open_optimizer_files(struct optimizer_files *files, const char *fold
         free(path);
     }
     json_decref(manifest);
+    check_pieces(files, folder);
 }
 
 static void close_optimizer_files(struct optimizer_files *files) {
@@ -281,10 +303,29 @@ static void load_state(const struct optimizer_files *files, const struct stage_s
              folder, wanted.name, loaded, wanted.count, state_names[which]);
 }
 
+/* A checkpoint of another model must not be loaded even where its pieces would fit. */
+static void check_model(const char *folder, const struct bloom_config *config) {
+    struct error error;
+    struct bloom_config saved;
+    char *path = xformat("%s/config.json", folder);
+    if (!bloom_config_read(&saved, path, &error)) fail("%s", error.text);
+    if (saved.vocabulary != config->vocabulary || saved.hidden != config->hidden ||
+        saved.layers != config->layers || saved.heads != config->heads ||
+        saved.post_layernorm != config->post_layernorm ||
+        saved.layer_norm_epsilon != config->layer_norm_epsilon)
+        fail("%s: is of another model (%zu layers, %zu wide, %zu heads, vocabulary %zu) than this run's "
+             "(%zu, %zu, "
+             "%zu, %zu): give the model_name_or_path that the checkpoint's run had",
+             path, saved.layers, saved.hidden, saved.heads, saved.vocabulary, config->layers, config->hidden,
+             config->heads, config->vocabulary);
+    free(path);
+}
+
 void checkpoint_load(const char *folder, const struct stage_state *stage, struct stream *stream) {
     struct error error;
     struct device *device = stream_device(stream);
     struct optimizer_files files;
+    check_model(folder, &stage->layout->config);
     open_optimizer_files(&files, folder);
     float *staging = host_alloc(device, BUFFERS, STAGING * sizeof(float), true, "loading");
     struct weights *weights = NULL;
@@ -306,12 +347,28 @@ void checkpoint_load(const char *folder, const struct stage_state *stage, struct
 
 /* ---- sizes ---- */
 
-size_t checkpoint_model_bytes(const struct layout *layout, enum dtype dtype) {
-    enum { OTHER_FILES = 32 << 20 }; /* a large tokenizer.json and the rest */
-    return weights_file_bytes(layout, dtype) + OTHER_FILES;
+/* What model_directory_write() copies or makes. */
+static size_t other_files_bytes(const struct model_sources *sources) {
+    static const char *const names[] = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"};
+    size_t bytes = 64 << 10; /* configuration, state, manifest */
+    for (size_t i = 0; sources->tokenizer && i < sizeof names / sizeof *names; i++) {
+        struct stat status;
+        char *path = xformat("%s/%s", sources->tokenizer, names[i]);
+        if (stat(path, &status) == 0) bytes += (size_t)status.st_size;
+        free(path);
+    }
+    return bytes;
 }
 
-size_t checkpoint_bytes(const struct layout *layout, enum dtype dtype) {
+size_t checkpoint_model_bytes(const struct layout *layout, enum dtype dtype,
+                              const struct model_sources *sources) {
+    return weights_file_bytes(layout, dtype) + other_files_bytes(sources);
+}
+
+size_t checkpoint_bytes(const struct layout *layout, enum dtype dtype, const struct model_sources *sources) {
     size_t copies = dtype == FP32 ? 2 : 3;
-    return checkpoint_model_bytes(layout, dtype) + copies * layout->parameters * sizeof(float);
+    /* Beside the elements, every rank's file has a header with a line for each of its pieces. */
+    size_t header = 160 * copies * (size_t)layout->count + 4096;
+    return checkpoint_model_bytes(layout, dtype, sources) + copies * layout->parameters * sizeof(float) +
+           (size_t)layout->world_size * header;
 }

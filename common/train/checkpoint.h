@@ -57,8 +57,13 @@ void checkpoint_save(const char *output_dir, long long update, int limit, const 
                      struct stream *stream);
 
 /* The folder of the last whole checkpoint in output_dir, which the caller frees; NULL where there is none.
- * Leftovers of an unfinished one are removed by rank 0. */
+ * Others are passed over with a warning. */
 char *checkpoint_last(const char *output_dir);
+/* Removes leftovers of saving or removing that did not end. By the leader. */
+void checkpoint_clean(const char *output_dir);
+/* Removes the checkpoints of later updates than `update`: a run that goes on from there writes them anew. By
+ * the leader. */
+void checkpoint_remove_after(const char *output_dir, long long update);
 /* Checks that `folder` is a whole checkpoint and reads its state.json, every member that the kit wrote there
  * checked: a new reference, or NULL. */
 json_t *checkpoint_state(const char *folder, struct error *error);
@@ -70,8 +75,9 @@ void checkpoint_load(const char *folder, const struct stage_state *stage, struct
 void checkpoint_save_model(const char *output_dir, const struct stage_state *stage,
                            const struct model_sources *sources, struct comm *comm, struct stream *stream);
 
-/* Bytes on disk of one checkpoint, and of the final model. */
-size_t checkpoint_bytes(const struct layout *layout, enum dtype dtype);
-size_t checkpoint_model_bytes(const struct layout *layout, enum dtype dtype);
+/* Bytes on disk of one checkpoint, and of the final model: at least what they take. */
+size_t checkpoint_bytes(const struct layout *layout, enum dtype dtype, const struct model_sources *sources);
+size_t checkpoint_model_bytes(const struct layout *layout, enum dtype dtype,
+                              const struct model_sources *sources);
 
 #endif

@@ -2,6 +2,9 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <float.h>
+#include <limits.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,6 +13,7 @@
 #include "common/base/file.h"
 #include "common/base/json.h"
 #include "common/train/checkpoint.h"
+#include "common/train/settings.h"
 
 bool manifest_write(const char *folder, struct error *error) {
     DIR *entries = opendir(folder);
@@ -33,27 +37,57 @@ bool manifest_write(const char *folder, struct error *error) {
     return ok;
 }
 
+json_t *manifest_parse(const char *data, size_t size, const char *path, struct error *error) {
+    json_t *manifest = json_read_bytes(data, size, path, error);
+    const json_t *files = json_object_get(manifest, "files");
+    if (!manifest) return NULL;
+    bool ok = json_is_object(files) && json_object_size(files) > 0;
+    const char *name;
+    json_t *bytes;
+    json_object_foreach((json_t *)(size_t)files, name, bytes) ok =
+        ok && json_is_integer(bytes) && !strchr(name, '/'); /* the macro drops const; nothing changes */
+    if (ok) return manifest;
+    json_decref(manifest);
+    error_set(error,
+              "%s: files: not a list of files with their sizes; the checkpoint is damaged, use another one",
+              path);
+    return NULL;
+}
+
+static bool check_file(const char *folder, const char *name, json_int_t bytes, struct error *error) {
+    char *path = xformat("%s/%s", folder, name);
+    struct stat status;
+    bool ok = true;
+    if (stat(path, &status) != 0)
+        ok = error_set(error, "%s: missing; the checkpoint is not whole, use another one", path);
+    else if (status.st_size != bytes)
+        ok = error_set(error,
+                       "%s: has %lld bytes, not the %lld of the manifest; the checkpoint is not whole, use "
+                       "another one",
+                       path, (long long)status.st_size, (long long)bytes);
+    free(path);
+    return ok;
+}
+
 json_t *manifest_check(const char *folder, struct error *error) {
     char *path = xformat("%s/manifest.json", folder);
-    json_t *manifest = json_read_file(path, error);
-    json_t *files = json_object_get(manifest, "files");
-    bool ok = manifest && (json_is_object(files) ||
-                           error_set(error, "%s: files: missing; the checkpoint is damaged", path));
-    const char *name;
-    json_t *size;
-    json_object_foreach(files, name, size) {
-        char *file = xformat("%s/%s", folder, name);
-        struct stat status;
-        if (ok && stat(file, &status) != 0)
-            ok = error_set(error, "%s: missing; the checkpoint is not whole, use another one", file);
-        else if (ok && (!json_is_integer(size) || status.st_size != json_integer_value(size)))
-            ok = error_set(error,
-                           "%s: has %lld bytes, not those of the manifest; the checkpoint is not whole, use "
-                           "another one",
-                           file, (long long)status.st_size);
-        free(file);
+    json_t *manifest = NULL;
+    struct file_map map;
+    if (!directory_exists(folder)) {
+        error_set(error, "%s: no such folder; resume_from_checkpoint is a checkpoint's folder, or true",
+                  folder);
+    } else if (!file_exists(path)) {
+        error_set(error, "%s: missing; the folder is no whole checkpoint, use another one", path);
+    } else if (file_map(&map, path, error)) {
+        manifest = manifest_parse(map.data, map.size, path, error);
+        file_unmap(&map);
     }
     free(path);
+    const char *name;
+    json_t *bytes;
+    bool ok = true;
+    json_object_foreach(json_object_get(manifest, "files"), name, bytes) ok =
+        ok && check_file(folder, name, json_integer_value(bytes), error);
     if (ok) return manifest;
     json_decref(manifest);
     return NULL;
@@ -72,6 +106,10 @@ long long *checkpoint_list(const char *output_dir, int *count) {
         long long update;
         int used = 0;
         if (sscanf(entry->d_name, "checkpoint-%lld%n", &update, &used) != 1 || entry->d_name[used]) continue;
+        /* "checkpoint-07", "checkpoint-+7", …: not the kit's. */
+        char own[64];
+        snprintf(own, sizeof own, "checkpoint-%lld", update);
+        if (update < 0 || strcmp(own, entry->d_name) != 0) continue;
         updates = xrealloc(updates, (size_t)(*count + 1) * sizeof *updates);
         updates[(*count)++] = update;
     }
@@ -95,64 +133,108 @@ void checkpoint_clean(const char *output_dir) {
     if (entries) closedir(entries);
 }
 
+/* Renamed first: one that is only half removed must not look like a checkpoint. */
+static void remove_checkpoint(const char *output_dir, long long update) {
+    struct error error;
+    char *path = xformat("%s/checkpoint-%lld", output_dir, update);
+    char *part = xformat("%s.old.part", path);
+    if (!directory_remove(part, &error)) fail("%s", error.text);
+    if (rename(path, part) != 0) fail("%s: cannot be removed: %s", path, strerror(errno));
+    if (!directory_remove(part, &error)) fail("%s", error.text);
+    free(path);
+    free(part);
+}
+
 void checkpoint_prune(const char *output_dir, int limit) {
     int count;
     long long *updates = checkpoint_list(output_dir, &count);
-    for (int i = 0; limit > 0 && i < count - limit; i++) {
-        /* Renamed first: one that is only half removed must not look like a checkpoint. */
-        struct error error;
-        char *path = xformat("%s/checkpoint-%lld", output_dir, updates[i]);
-        char *part = xformat("%s.old.part", path);
-        if (rename(path, part) != 0) fail("%s: cannot be removed: %s", path, strerror(errno));
-        if (!directory_remove(part, &error)) fail("%s", error.text);
-        free(path);
-        free(part);
-    }
+    for (int i = 0; limit > 0 && i < count - limit; i++) remove_checkpoint(output_dir, updates[i]);
     free(updates);
+}
+
+void checkpoint_remove_after(const char *output_dir, long long update) {
+    int count;
+    long long *updates = checkpoint_list(output_dir, &count);
+    for (int i = 0; i < count; i++)
+        if (updates[i] > update) remove_checkpoint(output_dir, updates[i]);
+    free(updates);
+}
+
+/* state.json as the kit writes it; session.h says what the members are. */
+static bool check_state(const json_t *state, const char *path, struct error *error) {
+    static const struct {
+        const char *key;
+        json_int_t minimum, maximum;
+    } integers[] = {{"step", 0, SETTINGS_MOST_UPDATES},
+                    {"losses", 0, SETTINGS_MOST_UPDATES},
+                    {"clean_updates", 0, SETTINGS_MOST_UPDATES},
+                    {"applied", 0, SETTINGS_MOST_UPDATES},
+                    {"metrics_bytes", 0, LLONG_MAX},
+                    {"world_size", 1, INT_MAX},
+                    {"examples_per_update", 1, LLONG_MAX},
+                    {"train_examples", 1, LLONG_MAX},
+                    {"seed", 0, UINT32_MAX}};
+    static const char *const strings[] = {"precision", "stage"};
+    static const char damaged[] = "the checkpoint is damaged, use another one";
+    for (size_t i = 0; i < sizeof integers / sizeof *integers; i++) {
+        const json_t *value = json_object_get(state, integers[i].key);
+        json_int_t number = json_integer_value(value);
+        if (!json_is_integer(value) || number < integers[i].minimum || number > integers[i].maximum)
+            return error_set(error, "%s: %s: missing or not a sensible integer; %s", path, integers[i].key,
+                             damaged);
+    }
+    for (size_t i = 0; i < sizeof strings / sizeof *strings; i++)
+        if (!json_is_string(json_object_get(state, strings[i])))
+            return error_set(error, "%s: %s: missing or not a string; %s", path, strings[i], damaged);
+    /* Where a loss was not finite, the sum of all is null. */
+    const json_t *loss = json_object_get(state, "loss_total");
+    if (!json_is_number(loss) && !json_is_null(loss))
+        return error_set(error, "%s: loss_total: missing or not a number; %s", path, damaged);
+    double scale = json_number_value(json_object_get(state, "loss_scale"));
+    if (!(scale > 0 && scale <= FLT_MAX))
+        return error_set(error, "%s: loss_scale: missing or not a positive number; %s", path, damaged);
+    if (json_integer_value(json_object_get(state, "applied")) >
+        json_integer_value(json_object_get(state, "step")))
+        return error_set(error, "%s: applied: more updates than step counts; %s", path, damaged);
+    return true;
+}
+
+json_t *checkpoint_parse_state(const char *data, size_t size, const char *path, struct error *error) {
+    json_t *state = json_read_bytes(data, size, path, error);
+    if (state && check_state(state, path, error)) return state;
+    json_decref(state);
+    return NULL;
+}
+
+json_t *checkpoint_state(const char *folder, struct error *error) {
+    json_t *manifest = manifest_check(folder, error), *state = NULL;
+    char *path = xformat("%s/state.json", folder);
+    struct file_map map;
+    if (manifest && file_map(&map, path, error)) {
+        state = checkpoint_parse_state(map.data, map.size, path, error);
+        file_unmap(&map);
+    }
+    json_decref(manifest);
+    free(path);
+    return state;
 }
 
 char *checkpoint_last(const char *output_dir) {
     int count;
     long long *updates = checkpoint_list(output_dir, &count);
     char *found = NULL;
-    checkpoint_clean(output_dir);
     for (int i = count; i-- > 0 && !found;) {
         struct error error;
         char *path = xformat("%s/checkpoint-%lld", output_dir, updates[i]);
-        json_t *manifest = manifest_check(path, &error);
-        if (manifest) {
+        json_t *state = checkpoint_state(path, &error);
+        if (state) {
             found = path;
         } else {
             warn("%s is passed over: %s", path, error.text);
             free(path);
         }
-        json_decref(manifest);
+        json_decref(state);
     }
     free(updates);
     return found;
-}
-
-/* A member of state.json that the kit wrote. */
-static bool has(const json_t *state, const char *key, bool number, const char *path, struct error *error) {
-    const json_t *value = json_object_get(state, key);
-    if (number ? json_is_number(value) : json_is_string(value)) return true;
-    return error_set(error, "%s: %s: missing; the checkpoint is damaged, use another one", path, key);
-}
-
-json_t *checkpoint_state(const char *folder, struct error *error) {
-    json_t *manifest = manifest_check(folder, error);
-    if (!manifest) return NULL;
-    json_decref(manifest);
-    char *path = xformat("%s/state.json", folder);
-    json_t *state = json_read_file(path, error);
-    static const char *const numbers[] = {"step",          "loss_total", "losses",        "loss_scale",
-                                          "clean_updates", "applied",    "metrics_bytes", "world_size"};
-    bool ok = state != NULL;
-    for (size_t i = 0; ok && i < sizeof numbers / sizeof *numbers; i++)
-        ok = has(state, numbers[i], true, path, error);
-    ok = ok && has(state, "precision", false, path, error) && has(state, "stage", false, path, error);
-    free(path);
-    if (ok) return state;
-    json_decref(state);
-    return NULL;
 }

@@ -42,11 +42,11 @@ struct metrics *metrics_open(const char *output_dir, bool leader, long long keep
     struct stat status;
     if (m->file < 0 || fstat(m->file, &status) != 0)
         fail("%s: cannot be written: %s", m->path, strerror(errno));
-    if (status.st_size < keep)
-        fail("%s: is shorter than the checkpoint remembers: resume in the folder that the run wrote, or "
-             "start anew "
-             "with --overwrite_output_dir",
+    if (status.st_size < keep) {
+        warn("%s: is shorter than it was when the checkpoint was saved: what is missing stays missing",
              m->path);
+        keep = status.st_size;
+    }
     if (ftruncate(m->file, keep) != 0 || lseek(m->file, keep, SEEK_SET) != keep)
         fail("%s: cannot be cut back to the checkpoint: %s", m->path, strerror(errno));
     m->size = keep;

@@ -2,6 +2,7 @@
 
 #include <limits.h>
 #include <math.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -140,6 +141,10 @@ static void load_examples(struct session *s) {
     if (tokenizer) tokenizer_free(tokenizer);
 }
 
+long long session_examples_per_update(const struct session *s) {
+    return s->settings.per_device_train_batch_size * s->settings.gradient_accumulation_steps * s->world_size;
+}
+
 static int larger(int a, int b) {
     return a > b ? a : b;
 }
@@ -159,9 +164,14 @@ static void plan_batches(struct session *s) {
                                                  .eos_id = s->config.eos}};
     s->batches = batches_open(&s->train_examples, &options);
     s->updates_per_epoch = batches_updates_per_epoch(s->batches);
-    s->updates = settings->max_steps >= 0
-                     ? settings->max_steps
-                     : (long long)ceil(settings->num_train_epochs * (double)s->updates_per_epoch);
+    double updates = settings->max_steps >= 0
+                         ? (double)settings->max_steps
+                         : ceil(settings->num_train_epochs * (double)s->updates_per_epoch);
+    if (updates > SETTINGS_MOST_UPDATES)
+        fail("settings: num_train_epochs %g are %.0f updates, more than the %d of which the kit keeps "
+             "learning rates; lower it",
+             settings->num_train_epochs, updates, SETTINGS_MOST_UPDATES);
+    s->updates = (long long)updates;
     s->capacity = batches_largest(s->batches, s->updates);
     if (s->eval_examples.count > 0) {
         options.batch = (int)settings->per_device_eval_batch_size;
@@ -224,7 +234,8 @@ static void read_resume_state(struct session *s) {
     s->resume_state = checkpoint_state(s->resume, &error);
     if (!s->resume_state) fail("%s", error.text);
     s->step = s->first_step = json_integer_value(json_object_get(s->resume_state, "step"));
-    s->loss_total = json_number_value(json_object_get(s->resume_state, "loss_total"));
+    const json_t *loss_total = json_object_get(s->resume_state, "loss_total");
+    s->loss_total = json_is_null(loss_total) ? NAN : json_number_value(loss_total);
     s->losses = json_integer_value(json_object_get(s->resume_state, "losses"));
     const char *precision = json_string_value(json_object_get(s->resume_state, "precision"));
     if (strcmp(precision, dtype_name(s->dtype)) != 0)
@@ -236,36 +247,43 @@ static void read_resume_state(struct session *s) {
              s->resume, s->step, s->updates);
 }
 
-static void refuse_model_as_output(const struct session *s) {
-    char model[PATH_MAX], output[PATH_MAX];
-    if (s->model_directory && realpath(s->model_directory, model) && realpath(s->output_dir, output) &&
-        !strcmp(model, output))
-        fail("%s: output_dir is the model's own directory, which the run would overwrite; choose another",
-             s->output_dir);
+/* The run goes on all the same, but with other examples than the first one would have had. */
+static void warn_of_another_order(const struct session *s) {
+    static const char *const keys[] = {"examples_per_update", "train_examples", "seed"};
+    const long long now[] = {session_examples_per_update(s), s->train_examples.count, s->settings.seed};
+    for (int i = 0; s->resume && i < 3; i++) {
+        long long then = json_integer_value(json_object_get(s->resume_state, keys[i]));
+        if (then != now[i])
+            warn("%s: was written with %s %lld, this run has %lld: it takes its examples in another order",
+                 s->resume, keys[i], then, now[i]);
+    }
+}
+
+static void open_weights(struct session *s) {
+    struct error error;
+    s->weights = s->model_directory ? weights_open(s->model_directory, &s->layout, &error)
+                                    : weights_random((uint64_t)s->settings.seed, &s->layout);
+    if (!s->weights) fail("%s", error.text);
 }
 
 void session_open(struct session *session, const char *stage, int count, char **arguments) {
     struct session *s = session;
-    struct error error;
     *s = (struct session){.stage = stage, .start_time = session_seconds()};
+    signal(SIGXFSZ, SIG_IGN); /* a file over the user's limit is then a failed write, which has a message */
     open_machine(s, count, arguments);
     find_model(s);
     load_examples(s);
     layout_open(&s->layout, &s->config, s->world_size);
     plan_batches(s);
-    s->output_dir = output_open(&s->settings, stage, s->comm, &s->resume);
-    refuse_model_as_output(s);
+    /* Before the output folder is touched: a model that is not whole must not cost an old run its files. */
+    if (!s->settings.resume_from_checkpoint[0]) open_weights(s);
+    s->output_dir = output_open(&s->settings, stage, s->model_directory, s->comm, &s->resume);
+    if (!s->resume && !s->weights) open_weights(s);
     read_resume_state(s);
+    warn_of_another_order(s);
     if (device_computes())
-        output_check_space(s->output_dir, &s->settings, &s->layout, s->dtype, checkpoints_ahead(s), s->comm);
-    if (s->resume) {
-        s->weights = NULL;
-    } else if (s->model_directory) {
-        s->weights = weights_open(s->model_directory, &s->layout, &error);
-        if (!s->weights) fail("%s", error.text);
-    } else {
-        s->weights = weights_random((uint64_t)s->settings.seed, &s->layout);
-    }
+        output_check_space(s->output_dir, &s->settings, &s->layout, s->dtype, &s->sources,
+                           checkpoints_ahead(s), s->comm);
     open_update_state(s);
 }
 

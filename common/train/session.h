@@ -102,6 +102,9 @@ void session_open(struct session *session, const char *stage, int count, char **
  * puts the optimizer's counters back. */
 void session_begin(struct session *session);
 
+/* Examples of a whole update, of all ranks together. */
+long long session_examples_per_update(const struct session *session);
+
 /* Moves to the next update; false when the run is done. */
 bool session_next(struct session *session);
 /* Fills session->pack and queues its copy to session->input: pack `number` of the current update. */

@@ -54,6 +54,7 @@ static void report_run(struct session *s) {
 void session_begin(struct session *s) {
     long long keep = 0;
     if (s->resume_state) keep = json_integer_value(json_object_get(s->resume_state, "metrics_bytes"));
+    if (s->resume && comm_is_leader(s->comm)) checkpoint_remove_after(s->output_dir, s->step);
     s->metrics = metrics_open(s->output_dir, comm_is_leader(s->comm), keep, !s->settings.disable_tqdm);
     report_run(s);
     s->sampler = sampler_start(s->comm, s->device, s->settings.memory_sample_interval);
@@ -140,13 +141,16 @@ void session_save(struct session *s, const struct stage_state *stage) {
     metrics_sync(s->metrics);
     json_t *state = json_object();
     json_object_set_new(state, "step", json_integer(s->step));
-    json_object_set_new(state, "loss_total", json_real(s->loss_total));
+    json_object_set_new(state, "loss_total", json_number(s->loss_total));
     json_object_set_new(state, "losses", json_integer(s->losses));
     json_object_set_new(state, "loss_scale", json_real(now.loss_scale));
     json_object_set_new(state, "clean_updates", json_integer(now.clean_updates));
     json_object_set_new(state, "applied", json_integer(now.applied));
     json_object_set_new(state, "metrics_bytes", json_integer(metrics_size(s->metrics)));
     json_object_set_new(state, "world_size", json_integer(s->world_size));
+    json_object_set_new(state, "examples_per_update", json_integer(session_examples_per_update(s)));
+    json_object_set_new(state, "train_examples", json_integer(s->train_examples.count));
+    json_object_set_new(state, "seed", json_integer(s->settings.seed));
     json_object_set_new(state, "stage", json_string(s->stage));
     json_object_set_new(state, "precision", json_string(dtype_name(s->dtype)));
     comm_count_bytes(s->comm, false);
@@ -182,11 +186,20 @@ static void report_communication(struct session *s) {
     metrics_write(s->metrics, "communication", event);
 }
 
+/* What this rank's kernels did since the start: evaluation included. */
+static json_t *work_json(struct work work) {
+    json_t *object = json_object();
+    json_object_set_new(object, "product_flops", json_number(work.product_flops));
+    json_object_set_new(object, "bytes", json_number(work.bytes));
+    json_object_set_new(object, "copied_bytes", json_number(work.copied_bytes));
+    json_object_set_new(object, "kernels", json_integer(work.kernels));
+    return object;
+}
+
 static void report_summary(struct session *s, double peak_bytes) {
     const struct session_rates *rates = &s->rates;
     double runtime = session_seconds() - s->start_time;
-    double global_batch = (double)(s->settings.per_device_train_batch_size *
-                                   s->settings.gradient_accumulation_steps * s->world_size);
+    double global_batch = (double)session_examples_per_update(s);
     double samples = s->settings.max_steps >= 0 ? (double)s->updates * global_batch
                                                 : s->settings.num_train_epochs * s->train_examples.count;
     double train_loss = s->losses ? s->loss_total / (double)s->losses : 0;
@@ -204,6 +217,7 @@ static void report_summary(struct session *s, double peak_bytes) {
     json_object_set_new(summary, "model_flops_utilization",
                         peak_flops > 0 ? json_number(rates->flops * per_second / peak_flops) : json_null());
     json_object_set_new(summary, "peak_memory_mib", json_number(peak_bytes / (1 << 20)));
+    json_object_set_new(summary, "work", work_json(device_work(s->device)));
     json_object_set_new(summary, "world_size", json_integer(s->world_size));
     json_object_set_new(summary, "stage", json_string(s->stage));
     json_object_set_new(summary, "steps", json_integer(s->step));

@@ -50,12 +50,19 @@ static bool set_choice(int *value, const struct setting *s, const char *text, co
     return error_set(error, "%s: %s: '%s' is none of %s", from, s->name, text, known);
 }
 
+/* strtod and strtoll also take spaces before a number, and strtod hexadecimal ones. */
+static bool begins_a_number(const char *text) {
+    const char *digits = text + (*text == '-' || *text == '+');
+    if (digits[0] == '0' && (digits[1] == 'x' || digits[1] == 'X')) return false;
+    return (*digits >= '0' && *digits <= '9') || (*digits == '.' && digits[1] >= '0' && digits[1] <= '9');
+}
+
 static bool set_integer(int64_t *value, const struct setting *s, const char *text, const char *from,
                         struct error *error) {
     char *end;
     errno = 0;
     long long number = strtoll(text, &end, 10);
-    if (end == text || *end || errno)
+    if (!begins_a_number(text) || *end || errno)
         return error_set(error, "%s: %s: '%s' is not an integer", from, s->name, text);
     if ((double)number < s->minimum || (double)number > s->maximum)
         return error_set(error, "%s: %s: %lld is not between %.15g and %.15g", from, s->name, number,
@@ -68,7 +75,7 @@ static bool set_real(double *value, const struct setting *s, const char *text, c
                      struct error *error) {
     char *end;
     double number = strtod(text, &end);
-    if (end == text || *end || !isfinite(number))
+    if (!begins_a_number(text) || *end || !isfinite(number))
         return error_set(error, "%s: %s: '%s' is not a number", from, s->name, text);
     if (number < s->minimum || number > s->maximum)
         return error_set(error, "%s: %s: %g is not between %g and %g", from, s->name, number, s->minimum,
@@ -119,7 +126,7 @@ static int distance(const char *a, const char *b) {
 }
 
 static bool unknown(const char *name, const char *from, struct error *error) {
-    const char *nearest = "";
+    const char *nearest = NULL;
     int least = INT_MAX;
     for (const struct setting *s = settings_table; s->name; s++) {
         int d = distance(name, s->name);
@@ -128,6 +135,7 @@ static bool unknown(const char *name, const char *from, struct error *error) {
             nearest = s->name;
         }
     }
+    if (!nearest) return error_set(error, "%s: there is no setting '%.60s…'; --help lists all", from, name);
     return error_set(error, "%s: there is no setting '%.60s'; did you mean '%s'? (--help lists all)", from,
                      name, nearest);
 }
@@ -179,34 +187,50 @@ static bool read_file(struct settings *settings, const char *path, struct error 
     return ok;
 }
 
+/* One setting of the command line. */
+struct argument {
+    char name[64];
+    const struct setting *setting; /* NULL: --config */
+    const char *value;
+};
+
+/* Takes one or two arguments from *i on, and moves it behind them. */
+static bool next_argument(struct argument *argument, int *i, int count, char **arguments,
+                          struct error *error) {
+    const char *text = arguments[(*i)++];
+    if (strncmp(text, "--", 2) != 0)
+        return error_set(error, "command line: '%.60s': settings are written --name value (--help lists all)",
+                         text);
+    const char *equals = strchr(text, '=');
+    size_t length = equals ? (size_t)(equals - text - 2) : strlen(text + 2);
+    *argument = (struct argument){.value = equals ? equals + 1 : NULL};
+    if (length >= sizeof argument->name) return unknown(text + 2, "command line", error);
+    memcpy(argument->name, text + 2, length);
+    argument->setting = find(argument->name);
+    if (!argument->setting && strcmp(argument->name, "config") != 0)
+        return unknown(argument->name, "command line", error);
+    if (argument->value) return true;
+    /* A boolean, or fp16, alone is true. */
+    const struct setting *setting = argument->setting;
+    bool alone = setting && (setting->kind == SETTING_BOOL || !strcmp(argument->name, "fp16"));
+    if (*i < count && strncmp(arguments[*i], "--", 2) != 0)
+        argument->value = arguments[(*i)++];
+    else if (alone)
+        argument->value = "true";
+    return argument->value || error_set(error, "command line: --%s needs a value", argument->name);
+}
+
 bool settings_read_arguments(struct settings *settings, int count, char **arguments, struct error *error) {
-    for (int i = 0; i < count; i++) {
-        if (strncmp(arguments[i], "--", 2) != 0)
-            return error_set(error,
-                             "command line: '%.60s': settings are written --name value (--help lists all)",
-                             arguments[i]);
-        char name[64];
-        const char *equals = strchr(arguments[i], '=');
-        const char *value = equals ? equals + 1 : NULL;
-        size_t length = equals ? (size_t)(equals - arguments[i] - 2) : strlen(arguments[i] + 2);
-        if (length >= sizeof name) return unknown(arguments[i] + 2, "command line", error);
-        memcpy(name, arguments[i] + 2, length);
-        name[length] = '\0';
-        const struct setting *s = find(name);
-        bool config = !strcmp(name, "config");
-        if (!s && !config) return unknown(name, "command line", error);
-        /* A boolean, or fp16, alone is true. */
-        bool alone = s && (s->kind == SETTING_BOOL || !strcmp(name, "fp16"));
-        bool next_is_value = i + 1 < count && strncmp(arguments[i + 1], "--", 2) != 0;
-        if (!value && next_is_value)
-            value = arguments[++i];
-        else if (!value && alone)
-            value = "true";
-        if (!value) return error_set(error, "command line: --%s needs a value", name);
-        if (config ? !read_file(settings, value, error)
-                   : !settings_set(settings, s, value, "command line", error))
+    struct argument argument;
+    for (int i = 0; i < count;)
+        if (!next_argument(&argument, &i, count, arguments, error) ||
+            (!argument.setting && !read_file(settings, argument.value, error)))
             return false;
-    }
+    for (int i = 0; i < count;)
+        if (!next_argument(&argument, &i, count, arguments, error) ||
+            (argument.setting &&
+             !settings_set(settings, argument.setting, argument.value, "command line", error)))
+            return false;
     return true;
 }
 

@@ -4,7 +4,7 @@
  *
  * They come, later ones winning, from the stage's config.json, from --config FILE (JSON, one object, the same
  * names), and from --name value on the command line (--name=value and, for booleans, --name alone are fine
- * too). An unknown name is an error that suggests the nearest one.
+ * too), wherever --config stands there. An unknown name is an error that suggests the nearest one.
  */
 #ifndef COMMON_TRAIN_SETTINGS_H
 #define COMMON_TRAIN_SETTINGS_H
@@ -19,6 +19,9 @@
 enum strategy { STRATEGY_NO, STRATEGY_STEPS, STRATEGY_EPOCH };             /* eval_strategy, save_strategy */
 enum scheduler { SCHEDULER_LINEAR, SCHEDULER_COSINE, SCHEDULER_CONSTANT }; /* lr_scheduler_type */
 enum automatic { AUTO_FALSE, AUTO_TRUE, AUTO };                            /* fp16 */
+
+/* Updates of a run at most: it keeps a learning rate for each. */
+enum { SETTINGS_MOST_UPDATES = 10000000 };
 
 /* Strings are never NULL; "" stands for "not set". All belong to the settings. */
 struct settings {
@@ -80,8 +83,8 @@ bool settings_read(struct settings *settings, const char *stage, int count, char
                    struct error *error);
 void settings_free(struct settings *settings);
 
-/* The same without exiting, for tests: later calls win over earlier ones. `from` names the source in errors.
- */
+/* The parts of it: later calls win over earlier ones. `from` names the source in errors. In `arguments`
+ * (without the program's name) --config files come before all other settings, wherever they stand. */
 void settings_default(struct settings *settings);
 bool settings_read_json(struct settings *settings, const json_t *object, const char *from,
                         struct error *error);
