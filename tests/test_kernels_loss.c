@@ -70,8 +70,8 @@ static void check_kernel(enum dtype dtype, struct problem *p, float loss_scale, 
     float *losses = to_device(FP32, NULL, p->rows), *weights = to_device(FP32, p->weights, p->rows);
     int32_t *labels = ids_to_device(p->labels, p->rows);
     float *device_scale = to_device(FP32, &scale, 1);
-    * / cross_entropy(stream, dtype, logits, losses, labels, weights, p->rows, p->vocabulary, p->ld, false,
-                      NULL, 0);
+    cross_entropy(stream, dtype, logits, losses, labels, weights, p->rows, p->vocabulary, p->ld, false, NULL,
+                  0);
     check_device("losses without gradient", FP32, losses, p->losses, p->rows, 1e-6);
     check_device("logits left alone", dtype, logits, p->logits, p->rows * p->ld, 0);
     cross_entropy(stream, dtype, logits, losses, labels, weights, p->rows, p->vocabulary, p->ld, true,
