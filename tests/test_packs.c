@@ -359,7 +359,7 @@ static void test_known_sizes(void **state) {
     examples_free(&examples);
 }
 
-/* 16 examples of 190 tokens are two packs of at most 4 × 512, of 10 and 6 (contracts.md's example). */
+/* 16 examples of 190 tokens are two packs of at most 4 × 512, of 10 and 6. */
 static void test_merging(void **state) {
     (void)state;
     struct examples examples;

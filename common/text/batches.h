@@ -1,6 +1,5 @@
 /*
- * Batches: which examples each update of a run is made of, which of them this rank computes, and in which
- * packs.
+ * Batches: which examples each update of a run is made of, which of them this rank computes, in which packs.
  *
  * An epoch's shuffled order (order.h) is cut into batches of `batch` consecutive examples. An update takes
  * the next accumulation × world_size batches; batch j of them belongs to rank j mod world_size, as its
@@ -10,12 +9,11 @@
  * A rank's micro-batches of one update are then merged, in order, into packs of at most batch ×
  * max_seq_length rows (an example is never split): as the loss is normalised over the whole update, that
  * changes nothing but the time. With pad_to_max_length each micro-batch is a pack of its own. Every rank runs
- * the same number of packs, the largest that any rank needs and at least one; ranks with fewer get empty
- * packs last.
+ * the same number of packs, the most that any rank needs and at least one; ranks with fewer get empty packs
+ * last.
  *
- * An evaluation is the same thing without shuffling: one "update" with all examples in file order, batch j
- * (of per_device_eval_batch_size) on rank j mod world_size. Example i belongs to evaluation batch i div
- * batch.
+ * An evaluation is the same without shuffling: one "update" with all examples in file order, batch j (of
+ * per_device_eval_batch_size) on rank j mod world_size. Example i belongs to evaluation batch i div batch.
  *
  * Every rank computes all of this for itself: no communication.
  */
@@ -32,8 +30,7 @@ struct batches_options {
     int accumulation; /* gradient_accumulation_steps; of no meaning in an evaluation */
     int world_size, rank;
     uint32_t seed;
-    int pack_tokens; /* most rows of a merged pack; 0: batch × max_seq_length. Never less than one example
-                        needs */
+    int pack_tokens; /* most rows of a merged pack, 0: batch × max_seq_length; raised to max_seq_length */
     struct pack_layout layout;
 };
 
@@ -43,8 +40,7 @@ struct update {
     int examples;        /* of all ranks, as all that follow */
     long long tokens;    /* real tokens */
     long long predicted; /* predicted positions (the weights' sum): the loss's denominator */
-    double epoch;        /* epochs done after this update, as the Trainer logs it: whole ones + the share of
-                            micro-batches */
+    double epoch;        /* epochs done after this update, as the Trainer logs it (it counts micro-batches) */
 };
 
 struct batches;
@@ -59,8 +55,7 @@ void batches_close(struct batches *batches);
 /* ceil(examples / (batch × accumulation × world_size)); 1 for an evaluation. */
 int batches_updates_per_epoch(const struct batches *batches);
 
-/* Moves to update number `update` of the run (from 0; epoch = update div updates per epoch) and describes it.
- */
+/* Moves to an update of the run (from 0; its epoch is update div updates per epoch) and describes it. */
 void batches_update(struct batches *batches, long long update, struct update *description);
 /* Fills `pack` with this rank's pack number `number` (0 … packs − 1) of the current update. */
 void batches_fill(struct batches *batches, int number, struct pack *pack);

@@ -1,28 +1,28 @@
 /*
  * A pack: the examples of one pass through the model, end to end, without padding.
  *
- * Example:  two examples, "a b c" and "d e", make a pack of 5 rows in 2 sequences:
+ * Example: "a b c" and "d e" make a pack of 5 rows in 2 sequences:
  *
- *   row            0  1  2 | 3  4          ids       a b c d e
- *   label          b  c  – | e  –          starts    0 3 5      sequence s is rows starts[s] … starts[s + 1]
- * − 1 labelled row   0  1    | 2             rows      0 1 3      labels  b c e
+ *   row            0  1  2 | 3  4       ids      a b c d e
+ *   predicts       b  c  – | e  –       starts   0 3 5
+ *   labelled row   0  1    | 2          rows     0 1 3         labels   b c e
  *
  * A row is a position of a sequence: one row of every [tokens, hidden] activation. A labelled row is one that
- * predicts something: the output head runs on these only. A labelled row has a weight, the number of
- * predicted positions it stands for (1, but see label_padding); the loss of an update is the sum of weight ×
- * cross-entropy over its labelled rows, divided by the sum of weights.
+ * predicts something: the output head runs on these only. Its weight is the number of predicted positions it
+ * stands for (1, but see label_padding). The loss of an update is the sum of weight × cross-entropy over its
+ * labelled rows, divided by the sum of weights.
  *
  * How one example of T tokens becomes rows is its layout, L being max_seq_length (T ≤ L):
  *
- *   default            T rows; row i < T − 1 predicts token i + 1.
- *   label_padding      the original workshop's labels (bloom.md calls it an oversight): a loader pads to L
- * with </s> and labels the padding too. All padding positions see the same keys (the real tokens) and so
- *                      compute the same values: where T < L − 1, one more row with id </s>, label </s> and
- * weight L − 1 − T stands for all of them. Where T < L, the last real token predicts </s>. pad_to_max_length
- * L rows, for comparison with programs that compute on padding: rows T … L − 1 have pad_id, every row is a
- *                      labelled row, with weight 0 (and label 0) where it predicts nothing.
- *   both               as pad_to_max_length with pad_id </s>, rows T − 1 … L − 2 predict </s> with weight 1
- * each.
+ * - Default: T rows; row i < T − 1 predicts token i + 1.
+ * - label_padding: the labels of the workshop that this kit re-creates. Its loader pads to L with </s> and
+ *   labels the padding too, by an oversight. All padding positions see the same keys (the real tokens) and so
+ *   compute the same values: where T < L − 1, one more row with id </s>, label </s> and weight L − 1 − T
+ *   stands for all of them (the last position predicts nothing). Where T < L, the last real token predicts
+ *   </s>, too.
+ * - pad_to_max_length: L rows, for comparison with programs that compute on padding. Rows T … L − 1 have
+ *   pad_id; every row is a labelled row, with weight 0 and label 0 where it predicts nothing.
+ * - Both: the same with </s> for pad_id, and rows T − 1 … L − 2 predict </s> with weight 1 each.
  */
 #ifndef COMMON_TEXT_PACK_H
 #define COMMON_TEXT_PACK_H
@@ -52,10 +52,10 @@ struct pack_size {
  * is legal. */
 struct pack {
     int tokens, sequences, labelled;
-    int32_t *ids;    /* [tokens] token id of each row */
-    int32_t *starts; /* [sequences + 1] first row of each sequence; starts[sequences] is tokens */
-    int32_t *keys; /* [sequences] real tokens of each sequence, at least 1: row i of a sequence attends to its
-                      rows 0 … min(i, keys − 1), so a padding row sees all real tokens and not itself */
+    int32_t *ids;          /* [tokens] token id of each row */
+    int32_t *starts;       /* [sequences + 1] sequence s is rows starts[s] … starts[s + 1] − 1 */
+    int32_t *keys;         /* [sequences] real tokens, at least 1: row i of a sequence attends to its rows
+                              0 … min(i, keys − 1), so a padding row sees all real tokens and not itself */
     int32_t *examples;     /* [sequences] which example it is */
     int32_t *rows;         /* [labelled] row of each labelled row, ascending */
     int32_t *row_sequence; /* [labelled] its sequence */

@@ -1,12 +1,10 @@
 /*
- * SQuAD files, versions 1.1 and 2.0 (Rajpurkar et al., arXiv 1606.05250, 1806.03822): questions about
- * paragraphs.
+ * SQuAD files, versions 1.1 and 2.0 (Rajpurkar et al., arXiv 1606.05250, 1806.03822).
  *
- *   {"data": [{"paragraphs": [{"context": "…", "qas": [{"question": "…", "answers": [{"text": "…"}, …]}, …]},
- * …]}, …]}
+ *   {"data": [{"paragraphs": [
+ *     {"context": "…", "qas": [{"question": "…", "answers": [{"text": "…"}, …]}, …]}, …]}, …]}
  *
- * Members that are not named here (title, id, answer_start, is_impossible, plausible_answers, version) are
- * not needed and not looked at.
+ * Other members (title, id, answer_start, is_impossible, plausible_answers, version) are not looked at.
  */
 #ifndef COMMON_TEXT_SQUAD_H
 #define COMMON_TEXT_SQUAD_H

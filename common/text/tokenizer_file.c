@@ -2,13 +2,13 @@
  * tokenizer.json, as Hugging Face's tokenizers writes it:
  *
  *   {"version": "1.0", "added_tokens": [{"id": 2, "content": "</s>", …}, …], "normalizer": null,
- *    "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Split", …}, {"type": "ByteLevel",
- * …}]}, "post_processor": {"type": "ByteLevel", …}, "decoder": {"type": "ByteLevel", …}, "model": {"type":
- * "BPE", …, "vocab": {"Ġthe": 301, …}, "merges": ["Ġt he", …]}}
+ *    "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
+ *      {"type": "Split", "pattern": {"Regex": …}, …}, {"type": "ByteLevel", …}]},
+ *    "post_processor": {"type": "ByteLevel", …}, "decoder": {"type": "ByteLevel", …},
+ *    "model": {"type": "BPE", …, "vocab": {"Ġthe": 301, …}, "merges": ["Ġt he", …]}}
  *
  * Newer files write a merge as a pair, ["Ġt", "he"]. Whatever the file asks for and this code does not do is
- * an error. The vocabulary and the merges, nearly all of the file, are streamed; the rest is small and read
- * as a tree.
+ * an error. The vocabulary and the merges, nearly all of the file, are streamed; the rest is read as a tree.
  */
 #include "common/text/tokenizer_file.h"
 
