@@ -1,0 +1,47 @@
+/*
+ * Inside the CUDA backend: what its kernels and NCCL may know of its device and streams. For C and, through
+ * cuda.cuh, for CUDA C++. Private to common/device/cuda and common/comm/nccl*.c.
+ *
+ * A kernel of kernels.h first counts its work, then launches on cuda_stream(stream):
+ *
+ *     void gelu_forward(struct stream *stream, enum dtype dtype, void *out, const void *x, size_t count) {
+ *         work_gelu_forward(stream, dtype, count);
+ *         if (count == 0) return;          (a grid of no blocks is an error)
+ *         … <<<blocks, threads, 0, cuda_stream(stream)>>>(…);
+ *         CUDA_LAUNCHED("gelu_forward");
+ *
+ * Nothing here waits for the device unless its comment says so.
+ */
+#ifndef COMMON_DEVICE_CUDA_CUDA_H
+#define COMMON_DEVICE_CUDA_CUDA_H
+
+#include <cuda_runtime_api.h>
+
+#include "common/base/error.h"
+#include "common/device/device.h"
+#include "common/device/work.h"
+
+/* Ends the job with the runtime's words, what was being done, and what to do. Use the macro. */
+#define CUDA_CHECK(call, what) cuda_check((call), (what))
+void cuda_check(cudaError_t code, const char *what);
+/* After a launch: fails where its configuration was refused (an error inside the kernel shows later). */
+#define CUDA_LAUNCHED(kernel) cuda_check(cudaGetLastError(), (kernel))
+
+cudaStream_t cuda_stream(const struct stream *stream);
+/* The number of the device for cudaSetDevice(), which other threads than the one that opened it must call. */
+int cuda_ordinal(const struct device *device);
+/* Streaming multiprocessors, and compute capability as 10 · major + minor: 80 for an A100, 90 for an H100. */
+int cuda_multiprocessors(const struct stream *stream);
+int cuda_capability(const struct device *device);
+
+/* Scratch of a stream's kernels, 256-byte aligned: cuBLASLt's workspace and partial sums. Its content does
+ * not outlast a kernel of kernels.h. Booked under buffers when a stream first needs it, and of one size
+ * always, as the algorithms that cuBLASLt chooses depend on it. */
+#define CUDA_WORKSPACE_BYTES ((size_t)32 << 20)
+void *cuda_workspace(struct stream *stream);
+
+/* A place where linear.c keeps the device's library handle and plans: NULL at first. `close` is called with
+ * it when the device is closed. */
+void **cuda_products(struct stream *stream, void (*close)(void *products));
+
+#endif
