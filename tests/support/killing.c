@@ -102,9 +102,9 @@ void killable_kill(struct killable *run, int rank, double seconds) {
     for (double waited = 0;; waited += 0.01) {
         bool all_gone = !killable_runs(run);
         count = find_ranks(run, ranks);
-        for (int i = 0; i < count; i++) all_gone = is_gone(ranks[i]) && all_gone;
+        for (int i = 0; seconds > 0 && i < count; i++) all_gone = is_gone(ranks[i]) && all_gone;
         if (all_gone) break;
-        if (waited > seconds) {
+        if (seconds > 0 && waited > seconds) {
             kill(run->process, SIGKILL);
             for (int i = 0; i < count; i++) kill(ranks[i], SIGKILL);
             fail_msg("%g s after the kill there are still processes of the run", seconds);

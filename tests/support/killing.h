@@ -24,8 +24,10 @@ struct killable killable_start(const char *folder, int ranks, const char *comman
 /* Whether it still runs. */
 bool killable_runs(struct killable *run);
 enum { KILL_ALL = -1, KILL_LAUNCHER = -2 };
-/* SIGKILL for one rank (in the order in which they started), for mpirun alone, or for all. Comes back when
- * all of its processes are gone, which is given `seconds`; fail_msg() after that. */
+/* SIGKILL for one rank (in the order in which they started), for mpirun alone, or for all. Comes
+ * back when
+ * all of its processes are gone, which is given `seconds`; fail_msg() after that; with 0
+ * seconds when the one that was started is gone, whatever its ranks do. */
 void killable_kill(struct killable *run, int rank, double seconds);
 
 #endif
