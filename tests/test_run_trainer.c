@@ -37,10 +37,12 @@ static void compare_step(const struct training *run, const json_t *theirs, struc
     worst->epoch = fmax(worst->epoch, fabs(member(ours, "epoch") - member(theirs, "epoch")));
 }
 
+static double difference_before(const struct training *run, const json_t *trainer) {
+    return fabs(member(training_event(run, "eval", 0), "eval_loss") - member(trainer, "eval_loss_before"));
+}
+
 static struct difference compare(const struct training *run, const json_t *trainer) {
-    struct difference worst = {0};
-    const json_t *before = training_event(run, "eval", 0);
-    worst.eval_loss = fabs(member(before, "eval_loss") - member(trainer, "eval_loss_before"));
+    struct difference worst = {.eval_loss = difference_before(run, trainer)};
     int steps = 0, evaluations = 1;
     size_t index;
     json_t *theirs;
@@ -79,42 +81,34 @@ static void check_run(const char *directory, int ranks, bool padded) {
     json_t *trainer = json_read_file(path, &error);
     if (!trainer) fail_msg("%s", error.text);
     json_t *settings = json_object_get(trainer, "settings");
-    /* The same global batch: an update is then made of the same examples, whichever rank has which. */
-    if (divide(settings, "gradient_accumulation_steps", ranks) ||
-        divide(settings, "per_device_train_batch_size", ranks)) {
-        char *text = training_settings(trainer);
-        struct training run = training_run(
-            "01-baseline", ranks,
-            "--model_name_or_path %s/model --train_file %s/train.json --validation_file %s/dev.json "
-            "--subset_size 0 --fp16 false --save_strategy no --pad_to_max_length %s%s",
-            directory, directory, directory, padded ? "true" : "false", text);
-        struct difference worst = compare(&run, trainer);
-        printf("%s, %d rank%s, %s: off by: loss %.2g, grad_norm %.2g, learning_rate %.2g, eval_loss %.2g\n",
-               directory, ranks, ranks > 1 ? "s" : "", padded ? "padded" : "packed", worst.loss,
-               worst.grad_norm, worst.learning_rate, worst.eval_loss);
-        if (!(worst.loss <= 1e-4 && worst.grad_norm <= 1e-3 && worst.learning_rate == 0 &&
-              worst.eval_loss <= 1e-4))
-            fail_msg("%s on %d ranks is not the Trainer's run", directory, ranks);
-        /* The share of an epoch counts micro-batches a rank, which more ranks cut otherwise. */
-        if (ranks == 1 && worst.epoch > 1e-12) fail_msg("%s: epoch off by %.3g", directory, worst.epoch);
-        training_free(&run);
-        free(text);
-    } else {
-        /* Other updates than the Trainer's, so only what was before them can be compared. */
-        struct training run = training_run(
-            "01-baseline", ranks,
-            "--model_name_or_path %s/model --train_file %s/train.json "
-            "--validation_file %s/dev.json --append_eos false --max_steps 2 "
-            "--max_seq_length %lld --label_padding %s --save_strategy no",
-            directory, directory, directory, json_integer_value(json_object_get(settings, "max_seq_length")),
-            json_is_true(json_object_get(settings, "label_padding")) ? "true" : "false");
-        double off =
-            fabs(member(training_event(&run, "eval", 0), "eval_loss") - member(trainer, "eval_loss_before"));
-        printf("%s: its global batch cannot be dealt to %d ranks; evaluation alone: off by %.2g\n", directory,
-               ranks, off);
-        assert_true(off <= 1e-4);
-        training_free(&run);
-    }
+    /* The same global batch: an update is then made of the same examples, whichever rank has which. Where it
+     * cannot be dealt to the ranks, updates are others than the Trainer's, and only what was before them can
+     * be compared. */
+    bool same = divide(settings, "gradient_accumulation_steps", ranks) ||
+                divide(settings, "per_device_train_batch_size", ranks);
+    char *text = training_settings(trainer);
+    struct training run = training_run(
+        "01-baseline", ranks,
+        "--model_name_or_path %s/model --train_file %s/train.json --validation_file %s/dev.json "
+        "--subset_size 0 --fp16 false --save_strategy no --pad_to_max_length %s%s%s",
+        directory, directory, directory, padded ? "true" : "false", text, same ? "" : " --max_steps 2");
+    struct difference worst = {0};
+    if (same)
+        worst = compare(&run, trainer);
+    else
+        worst.eval_loss = difference_before(&run, trainer);
+    printf("%s, %d rank%s, %s: ", directory, ranks, ranks > 1 ? "s" : "", padded ? "padded" : "packed");
+    if (!same)
+        printf("(the global batch cannot be dealt to %d ranks: evaluation before training alone) ", ranks);
+    printf("off by: loss %.2g, grad_norm %.2g, learning_rate %.2g, eval_loss %.2g\n", worst.loss,
+           worst.grad_norm, worst.learning_rate, worst.eval_loss);
+    if (!(worst.loss <= 1e-4 && worst.grad_norm <= 1e-3 && worst.learning_rate == 0 &&
+          worst.eval_loss <= 1e-4))
+        fail_msg("%s on %d ranks is not the Trainer's run", directory, ranks);
+    /* The share of an epoch counts micro-batches a rank, which more ranks cut otherwise. */
+    if (ranks == 1 && worst.epoch > 1e-12) fail_msg("%s: epoch off by %.3g", directory, worst.epoch);
+    training_free(&run);
+    free(text);
     free(path);
     json_decref(trainer);
 }
