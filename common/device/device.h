@@ -31,6 +31,7 @@ struct device_options {
     int threads;               /* CPU threads; 0: this rank's share of the node's cores */
     size_t memory_limit;       /* bytes of device memory this rank may book; 0: what the device has (CPU: its share) */
     enum dtype dtype;          /* the run's precision: half precision needs a workspace on some backends */
+    bool share_device;         /* several ranks may use one device (CUDA): slow, for learning and tests */
 };
 
 /* Opens the device of this rank. On the CPU this also moves the process to its share of the node's cores, whatever

@@ -91,24 +91,24 @@ template <typename T> __device__ inline void store(T *x, float value) {
     *x = from_float<T>(value);
 }
 
-/* ---- 16 bytes at a time ---- */
+/* ---- several elements in one access ---- */
 
-/* Elements in 16 bytes. */
+/* Elements in 16 bytes, the most that one access takes. */
 template <typename T> constexpr int LANES = (int)(16 / sizeof(T));
 
-template <typename T> struct alignas(16) lanes { T values[LANES<T>]; };
+template <typename T, int COUNT> struct alignas(COUNT * sizeof(T)) lanes { T values[COUNT]; };
 
-/* x is aligned to 16 bytes. */
-template <typename T> __device__ inline void load_lanes(float (&out)[LANES<T>], const T *x) {
-    const lanes<T> vector = *reinterpret_cast<const lanes<T> *>(x);
+/* x is aligned to COUNT elements; COUNT is 1 for memory of which nothing is known. */
+template <typename T, int COUNT> __device__ inline void load_lanes(float (&out)[COUNT], const T *x) {
+    const lanes<T, COUNT> vector = *reinterpret_cast<const lanes<T, COUNT> *>(x);
 #pragma unroll
-    for (int i = 0; i < LANES<T>; i++) out[i] = to_float(vector.values[i]);
+    for (int i = 0; i < COUNT; i++) out[i] = to_float(vector.values[i]);
 }
-template <typename T> __device__ inline void store_lanes(T *x, const float (&values)[LANES<T>]) {
-    lanes<T> vector;
+template <typename T, int COUNT> __device__ inline void store_lanes(T *x, const float (&values)[COUNT]) {
+    lanes<T, COUNT> vector;
 #pragma unroll
-    for (int i = 0; i < LANES<T>; i++) vector.values[i] = from_float<T>(values[i]);
-    *reinterpret_cast<lanes<T> *>(x) = vector;
+    for (int i = 0; i < COUNT; i++) vector.values[i] = from_float<T>(values[i]);
+    *reinterpret_cast<lanes<T, COUNT> *>(x) = vector;
 }
 
 /* Can these be accessed 16 bytes at a time? (Host code; NULL counts as aligned.) */

@@ -28,11 +28,15 @@ void cuda_check(cudaError_t code, const char *what);
 #define CUDA_LAUNCHED(kernel) cuda_check(cudaGetLastError(), (kernel))
 
 cudaStream_t cuda_stream(const struct stream *stream);
+cudaEvent_t cuda_event(const struct event *event);
 /* The number of the device for cudaSetDevice(), which other threads than the one that opened it must call. */
 int cuda_ordinal(const struct device *device);
 /* Streaming multiprocessors, and compute capability as 10 · major + minor: 80 for an A100, 90 for an H100. */
 int cuda_multiprocessors(const struct stream *stream);
 int cuda_capability(const struct device *device);
+
+/* An error where this program holds no code that the current device can run. */
+cudaError_t cuda_probe_kernels(void);
 
 /* Scratch of a stream's kernels, 256-byte aligned: cuBLASLt's workspace and partial sums. Its content does
  * not outlast a kernel of kernels.h. Booked under buffers when a stream first needs it, and of one size
