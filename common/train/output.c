@@ -194,12 +194,15 @@ void output_check_space(const char *output_dir, const struct settings *settings,
         double needed = (double)checkpoints * (double)checkpoint_bytes(layout, dtype, sources);
         if (settings->save_model) needed += (double)checkpoint_model_bytes(layout, dtype, sources);
         double free_bytes = (double)file_space(output_dir);
+        bool large = needed >= 1 << 30;
+        double unit = large ? 1 << 30 : 1 << 20;
         if (free_bytes >= 0 && needed > free_bytes)
-            fail("%s: the run will write %.3f GiB (%lld checkpoints at once%s) but the disk has %.3f GiB "
-                 "left: "
-                 "set a (lower) save_total_limit or save_strategy no, or use another output_dir",
-                 output_dir, needed / (1 << 30), checkpoints,
-                 settings->save_model ? " and the final model" : "", free_bytes / (1 << 30));
+            fail("%s: the run will write %.1f %s (%lld checkpoint%s at once%s) but the disk has %.1f %s "
+                 "left: set a "
+                 "(lower) save_total_limit or save_strategy no, or use another output_dir",
+                 output_dir, needed / unit, large ? "GiB" : "MiB", checkpoints, checkpoints == 1 ? "" : "s",
+                 settings->save_model ? " and the final model" : "", free_bytes / unit,
+                 large ? "GiB" : "MiB");
     }
     comm_barrier(comm);
 }

@@ -247,18 +247,6 @@ static void read_resume_state(struct session *s) {
              s->resume, s->step, s->updates);
 }
 
-/* The run goes on all the same, but with other examples than the first one would have had. */
-static void warn_of_another_order(const struct session *s) {
-    static const char *const keys[] = {"examples_per_update", "train_examples", "seed"};
-    const long long now[] = {session_examples_per_update(s), s->train_examples.count, s->settings.seed};
-    for (int i = 0; s->resume && i < 3; i++) {
-        long long then = json_integer_value(json_object_get(s->resume_state, keys[i]));
-        if (then != now[i])
-            warn("%s: was written with %s %lld, this run has %lld: it takes its examples in another order",
-                 s->resume, keys[i], then, now[i]);
-    }
-}
-
 static void open_weights(struct session *s) {
     struct error error;
     s->weights = s->model_directory ? weights_open(s->model_directory, &s->layout, &error)
@@ -280,7 +268,6 @@ void session_open(struct session *session, const char *stage, int count, char **
     s->output_dir = output_open(&s->settings, stage, s->model_directory, s->comm, &s->resume);
     if (!s->resume && !s->weights) open_weights(s);
     read_resume_state(s);
-    warn_of_another_order(s);
     if (device_computes())
         output_check_space(s->output_dir, &s->settings, &s->layout, s->dtype, &s->sources,
                            checkpoints_ahead(s), s->comm);

@@ -51,8 +51,21 @@ static void report_run(struct session *s) {
     if (s->resume) metrics_line(s->metrics, "going on from %s, after update %lld", s->resume, s->step);
 }
 
+/* The run goes on all the same, but with other examples than the first one would have had. */
+static void warn_of_another_order(const struct session *s) {
+    static const char *const keys[] = {"examples_per_update", "train_examples", "seed"};
+    const long long now[] = {session_examples_per_update(s), s->train_examples.count, s->settings.seed};
+    for (int i = 0; s->resume && i < 3; i++) {
+        long long then = json_integer_value(json_object_get(s->resume_state, keys[i]));
+        if (then != now[i])
+            warn("%s: was written with %s %lld, this run has %lld: it takes its examples in another order",
+                 s->resume, keys[i], then, now[i]);
+    }
+}
+
 void session_begin(struct session *s) {
     long long keep = 0;
+    warn_of_another_order(s);
     if (s->resume_state) keep = json_integer_value(json_object_get(s->resume_state, "metrics_bytes"));
     if (s->resume && comm_is_leader(s->comm)) checkpoint_remove_after(s->output_dir, s->step);
     s->metrics = metrics_open(s->output_dir, comm_is_leader(s->comm), keep, !s->settings.disable_tqdm);
