@@ -51,8 +51,9 @@ static void say(const char *kind, const char *format, va_list arguments) {
 void fail(const char *format, ...) {
     fflush(stdout);
     if (world_rank > 0) {
-        /* The lowest rank speaks and ends the others before they do. */
-        long tenths = 6 + (world_rank < 20 ? world_rank : 20);
+        /* The lowest rank speaks and ends the others before they do: a busy machine needs a second for that.
+         */
+        long tenths = 15 + 2 * (world_rank < 20 ? world_rank : 20);
         struct timespec moment = {.tv_sec = tenths / 10, .tv_nsec = tenths % 10 * 100000000};
         nanosleep(&moment, NULL);
     }
@@ -74,7 +75,8 @@ void warn(const char *format, ...) {
 
 static void *checked(void *pointer, unsigned long bytes) {
     if (!pointer && bytes)
-        fail("out of host memory: %lu bytes were refused; close other programs or use a smaller model", bytes);
+        fail("out of host memory: %lu bytes were refused; close other programs or use a smaller model",
+             bytes);
     return pointer;
 }
 
