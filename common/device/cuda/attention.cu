@@ -1,5 +1,5 @@
-/* Attention: by tensor cores where they fit, else the general way. Forward and backward of a call always take the
- * same, as they share lse. */
+/* Attention: by tensor cores where they fit, else the general way. Forward and backward of a call always take
+ * the same, as they share lse. */
 #include "common/device/cuda/attention.cuh"
 
 static bool is_tiled(const struct stream *stream, enum dtype dtype, size_t head_dim) {
@@ -24,9 +24,9 @@ void attention_forward(struct stream *stream, enum dtype dtype, void *out, float
     attention_forward_tiled(cuda_stream(stream), dtype, out, lse, qkv, sequences, heads, head_dim);
 }
 
-void attention_backward(struct stream *stream, enum dtype dtype, void *dqkv, const void *dout, const void *qkv,
-                        const void *out, const float *lse, float *scratch, const struct sequences *sequences,
-                        size_t heads, size_t head_dim) {
+void attention_backward(struct stream *stream, enum dtype dtype, void *dqkv, const void *dout,
+                        const void *qkv, const void *out, const float *lse, float *scratch,
+                        const struct sequences *sequences, size_t heads, size_t head_dim) {
     work_attention_backward(stream, dtype, sequences, heads, head_dim);
     if (sequences->tokens == 0) return;
     if (!is_tiled(stream, dtype, head_dim)) {

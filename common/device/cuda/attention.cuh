@@ -19,10 +19,12 @@ struct attention_pack {
     int tokens, heads;
 };
 
-/* ---- by tensor cores: dtype FP16 or BF16, head_dim 64, 80, 96 or 128, compute capability 8.0 or later ---- */
+/* ---- by tensor cores: dtype FP16 or BF16, head_dim 64, 80, 96 or 128, compute capability 8.0 or later ----
+ */
 
-/* As the functions of kernels.h, for at least one sequence. lse is in powers of two: log2 Σ 2^(score · log2 e),
- * and ALiBi's term in it is slope · (key − last key that the row sees), the same for the softmax as slope · key. */
+/* As the functions of kernels.h, for at least one sequence. lse is in powers of two: log2 Σ 2^(score · log2
+ * e), and ALiBi's term in it is slope · (key − last key that the row sees), the same for the softmax as slope
+ * · key. */
 void attention_forward_tiled(cudaStream_t stream, enum dtype dtype, void *out, float *lse, const void *qkv,
                              const struct sequences *sequences, size_t heads, size_t head_dim);
 void attention_backward_tiled(cudaStream_t stream, enum dtype dtype, void *dqkv, const void *dout,

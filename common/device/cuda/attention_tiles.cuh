@@ -1,12 +1,14 @@
 /*
- * Tiles in shared memory, fragments in registers, products on tensor cores: what attention's forward and backward are
- * built from.
+ * Tiles in shared memory, fragments in registers, products on tensor cores: what attention's forward and
+ * backward are built from.
  *
- * A tile is [rows][D + 8] elements of 16 bits: the 8 spare ones make a row an odd number of 16-byte pieces long, so that
- * eight rows' pieces at one column lie in different banks, and no access of a fragment has a conflict.
+ * A tile is [rows][D + 8] elements of 16 bits: the 8 spare ones make a row an odd number of 16-byte pieces
+ * long, so that eight rows' pieces at one column lie in different banks, and no access of a fragment has a
+ * conflict.
  *
- * Products are the instruction mma.m16n8k16: c [16,8] += a [16,16] · b [16,8], done by a warp, whose lanes hold these
- * elements of the three (with g = lane / 4 and t = lane % 4; PTX ISA, "Matrix Fragments for mma.m16n8k16"):
+ * Products are the instruction mma.m16n8k16: c [16,8] += a [16,16] · b [16,8], done by a warp, whose lanes
+ * hold these elements of the three (with g = lane / 4 and t = lane % 4; PTX ISA, "Matrix Fragments for
+ * mma.m16n8k16"):
  *
  *     c[0], c[1]   row g,      columns 2t, 2t + 1            a[0]   row g,      columns 2t, 2t + 1
  *     c[2], c[3]   row g + 8,  columns 2t, 2t + 1            a[1]   row g + 8,  columns 2t, 2t + 1
@@ -14,11 +16,11 @@
  *     b[0]   rows 2t, 2t + 1,      column g                  a[3]   row g + 8,  columns 2t + 8, 2t + 9
  *     b[1]   rows 2t + 8, 2t + 9,  column g
  *
- * So two neighbouring c, columns 0 … 7 and 8 … 15, rounded to 16 bits, are an a: what one product gives is the left
- * operand of the next without leaving its registers.
+ * So two neighbouring c, columns 0 … 7 and 8 … 15, rounded to 16 bits, are an a: what one product gives is
+ * the left operand of the next without leaving its registers.
  *
- * ldmatrix fetches four 8 × 8 matrices; its lanes 8i … 8i + 7 say where the rows of matrix i begin. Lane l receives of
- * each the elements 2t, 2t + 1 of row g, or, transposed, of column g: half of what is above.
+ * ldmatrix fetches four 8 × 8 matrices; its lanes 8i … 8i + 7 say where the rows of matrix i begin. Lane l
+ * receives of each the elements 2t, 2t + 1 of row g, or, transposed, of column g: half of what is above.
  */
 #ifndef COMMON_DEVICE_CUDA_ATTENTION_TILES_CUH
 #define COMMON_DEVICE_CUDA_ATTENTION_TILES_CUH
@@ -32,13 +34,15 @@ __device__ inline int warp_lane() {
     return (int)(threadIdx.x % 32);
 }
 
-/* ---- instructions (none of which devices before 8.0 have; the host never launches a kernel with them there) ---- */
+/* ---- instructions (none of which devices before 8.0 have; the host never launches a kernel with them there)
+ * ---- */
 
 __device__ inline unsigned shared_address(const void *pointer) {
     return (unsigned)__cvta_generic_to_shared(pointer);
 }
 
-/* Copies 16 (4) bytes to shared memory, later: see copies_wait(). Writes zeros, and reads nothing, unless `valid`. */
+/* Copies 16 (4) bytes to shared memory, later: see copies_wait(). Writes zeros, and reads nothing, unless
+ * `valid`. */
 __device__ inline void copy16_later(void *to, const void *from, bool valid) {
 #if __CUDA_ARCH__ >= 800
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from),
@@ -83,15 +87,18 @@ __device__ inline void multiply(float (&c)[4], const unsigned (&a)[4], unsigned 
 template <>
 __device__ inline void multiply<__half>(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
 #if __CUDA_ARCH__ >= 800
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+        "{%0,%1,%2,%3};"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 #endif
 }
 template <>
-__device__ inline void multiply<__nv_bfloat16>(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+__device__ inline void multiply<__nv_bfloat16>(float (&c)[4], const unsigned (&a)[4], unsigned b0,
+                                               unsigned b1) {
 #if __CUDA_ARCH__ >= 800
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+        "{%0,%1,%2,%3};"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 #endif
@@ -117,8 +124,8 @@ template <> __device__ inline unsigned pack<__nv_bfloat16>(float low, float high
 
 /* ---- between global memory and tiles ---- */
 
-/* Tile [ROWS] = the rows of x, `stride` elements apart, of which there are `rows`; the rest become zeros. By all THREADS
- * threads of the block, later. */
+/* Tile [ROWS] = the rows of x, `stride` elements apart, of which there are `rows`; the rest become zeros. By
+ * all THREADS threads of the block, later. */
 template <typename T, int D, int ROWS, int THREADS>
 __device__ inline void load_tile(T *tile, const T *x, size_t stride, int rows) {
     constexpr int PIECES = D / 8;
@@ -131,9 +138,9 @@ __device__ inline void load_tile(T *tile, const T *x, size_t stride, int rows) {
     }
 }
 
-/* A warp's sixteen rows: c [16, D] · factor, rounded, to the first `rows` rows of x; zeros to rows from `zeros_from`
- * on. They pass through `tile`, sixteen rows of shared memory that no other warp uses, to be written 16 bytes at a time.
- * factor[0] is for row g, factor[1] for row g + 8. */
+/* A warp's sixteen rows: c [16, D] · factor, rounded, to the first `rows` rows of x; zeros to rows from
+ * `zeros_from` on. They pass through `tile`, sixteen rows of shared memory that no other warp uses, to be
+ * written 16 bytes at a time. factor[0] is for row g, factor[1] for row g + 8. */
 template <typename T, int D>
 __device__ inline void store_rows(T *x, size_t stride, int rows, int zeros_from, T *tile,
                                   const float (&c)[D / 8][4], const float (&factor)[2]) {
@@ -160,14 +167,15 @@ __device__ inline void store_rows(T *x, size_t stride, int rows, int zeros_from,
 
 /* ---- fragments of tiles ----
  *
- * A lane's address within a 16 × 16 block, in bytes; that of the block, 2 · (row · TILE_ROW + column), comes on top.
+ * A lane's address within a 16 × 16 block, in bytes; that of the block, 2 · (row · TILE_ROW + column), comes
+ * on top.
  *
  *     by_rows      matrices: rows 0 … 7, columns 0 … 7;  rows 8 … 15, columns 0 … 7;  then columns 8 … 15.
- *                  As loaded, they are a[0 … 3] of the block. Transposed, they are b[0], b[1] of the block's columns
- *                  0 … 7 and then of its columns 8 … 15: b is the block, its rows are summed over.
- *     by_columns   matrices: rows 0 … 7, columns 0 … 7;  rows 0 … 7, columns 8 … 15;  then rows 8 … 15.
- *                  As loaded, they are b[0], b[1] of the block's rows 0 … 7 and then of its rows 8 … 15: b is the block
- *                  transposed, its columns are summed over. */
+ *                  As loaded, they are a[0 … 3] of the block. Transposed, they are b[0], b[1] of the block's
+ * columns 0 … 7 and then of its columns 8 … 15: b is the block, its rows are summed over. by_columns
+ * matrices: rows 0 … 7, columns 0 … 7;  rows 0 … 7, columns 8 … 15;  then rows 8 … 15. As loaded, they are
+ * b[0], b[1] of the block's rows 0 … 7 and then of its rows 8 … 15: b is the block transposed, its columns
+ * are summed over. */
 template <int D> __device__ inline unsigned by_rows() {
     const int lane = warp_lane();
     return (unsigned)(2 * (lane % 16 * TILE_ROW<D> + lane / 16 * 8));
@@ -198,10 +206,23 @@ __device__ inline void to_left(unsigned (&a)[COLUMNS / 2][4], const float (&c)[C
     }
 }
 
+/* Lets a kernel have more than 48 KiB of shared memory, and as many blocks at a time as fit. Once a kernel:
+ * its device does not change. (Host code.) */
+template <size_t BYTES, typename Kernel> void allow_shared(Kernel *kernel) {
+    static Kernel *allowed = nullptr;
+    if (allowed == kernel) return;
+    CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)BYTES),
+               "asking for attention's shared memory");
+    CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                    cudaSharedmemCarveoutMaxShared),
+               "asking for attention's shared memory");
+    allowed = kernel;
+}
+
 /* ---- ALiBi ---- */
 
-/* A head's constants. Scores are kept as q·k + slope · (key − last), with the slope divided by the scale 1/√D, and so
- * need one multiplication to become powers of two: 2^(power · score) = e^(score / √D). */
+/* A head's constants. Scores are kept as q·k + slope · (key − last), with the slope divided by the scale
+ * 1/√D, and so need one multiplication to become powers of two: 2^(power · score) = e^(score / √D). */
 struct head_constants {
     float slope, power, scale;
 };

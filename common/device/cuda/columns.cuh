@@ -1,0 +1,50 @@
+/*
+ * Sums over the rows of a matrix, column by column: gradients of biases and of layer norms.
+ *
+ * A block takes the few columns that fill two vectors of V elements (32 bytes of a row, what memory gives at
+ * least) of all rows, so that one launch is enough and no sum depends on the device. Each thread adds the
+ * rows of its place, then the warp's, then the block's: with n rows, the rounding errors of n / 256 + 8
+ * additions.
+ */
+#ifndef COMMON_DEVICE_CUDA_COLUMNS_CUH
+#define COMMON_DEVICE_CUDA_COLUMNS_CUH
+
+#include "common/device/cuda/cuda.cuh"
+
+enum { COLUMN_THREADS = 512, COLUMN_ROWS = COLUMN_THREADS / 2, COLUMN_WARPS = COLUMN_THREADS / 32 };
+
+/* Which of its rows and columns a thread takes: rows first_row, first_row + COLUMN_ROWS, …; V columns. */
+template <int V> struct column_place {
+    unsigned vector = threadIdx.x % 2, first_row = threadIdx.x / 2;
+    size_t column = ((size_t)blockIdx.x * 2 + vector) * V;
+};
+
+/* Sums each thread's parts over the block and hands each column's to store(column, sum), on one thread. All
+ * threads call it; those beyond the last column have parts of 0. */
+template <int V, typename Store>
+__device__ inline void finish_columns(float (&parts)[V], size_t columns, Store put) {
+    __shared__ float warps[COLUMN_WARPS][2 * V];
+    __syncthreads(); /* the last call's have been read */
+    const unsigned lane = threadIdx.x % 32;
+#pragma unroll
+    for (int i = 0; i < V; i++) {
+#pragma unroll
+        for (int distance = 16; distance > 1; distance /= 2)
+            parts[i] += __shfl_xor_sync(0xffffffff, parts[i], distance);
+        if (lane < 2) warps[threadIdx.x / 32][lane * V + i] = parts[i];
+    }
+    __syncthreads();
+    const size_t column = (size_t)blockIdx.x * 2 * V + threadIdx.x;
+    if (threadIdx.x >= 2 * V || column >= columns) return;
+    float sum = 0;
+#pragma unroll
+    for (int w = 0; w < COLUMN_WARPS; w++) sum += warps[w][threadIdx.x];
+    put(column, sum);
+}
+
+/* Blocks for a matrix of so many columns. */
+template <int V> static inline unsigned column_blocks(size_t columns) {
+    return blocks_for(columns, 2 * V);
+}
+
+#endif
