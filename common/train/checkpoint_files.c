@@ -103,12 +103,12 @@ long long *checkpoint_list(const char *output_dir, int *count) {
     *count = 0;
     DIR *entries = opendir(output_dir);
     for (struct dirent *entry; entries && (entry = readdir(entries));) {
-        long long update;
-        int used = 0;
-        if (sscanf(entry->d_name, "checkpoint-%lld%n", &update, &used) != 1 || entry->d_name[used]) continue;
-        /* "checkpoint-07", "checkpoint-+7", …: not the kit's. */
+        static const char prefix[] = "checkpoint-";
+        if (strncmp(entry->d_name, prefix, sizeof prefix - 1) != 0) continue;
+        long long update = strtoll(entry->d_name + sizeof prefix - 1, NULL, 10);
+        /* "checkpoint-07", "checkpoint-7.part", …: not the name that a whole one has. */
         char own[64];
-        snprintf(own, sizeof own, "checkpoint-%lld", update);
+        snprintf(own, sizeof own, "%s%lld", prefix, update);
         if (update < 0 || strcmp(own, entry->d_name) != 0) continue;
         updates = xrealloc(updates, (size_t)(*count + 1) * sizeof *updates);
         updates[(*count)++] = update;
