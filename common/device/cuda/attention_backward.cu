@@ -26,7 +26,8 @@ template <int D> struct backward_shape {
     static constexpr int LEFT = 16 * WARPS, RIGHT = D <= 80 ? 64 : 32; /* rows of the tiles */
     static constexpr int STEP =
         D <= 80 ? 32 : 16; /* rows of right that S and dP are computed for at a time */
-    static constexpr int BLOCKS = D <= 80 ? 3 : 2; /* that a multiprocessor should hold: limits registers */
+    static constexpr int BLOCKS = D <= 64 ? 3 : 2; /* that a multiprocessor should hold: limits registers */
+    static_assert(2 * RIGHT <= THREADS, "a thread copies one number");
     static_assert(2 * RIGHT <= THREADS, "a thread copies one number");
     static constexpr size_t SHARED_BYTES =
         (size_t)(2 * LEFT + 4 * RIGHT) * TILE_ROW<D> * 2 + (size_t)4 * RIGHT * sizeof(float);
@@ -188,20 +189,21 @@ __device__ __forceinline__ void backward_block(T *d_left0, T *d_left1, const bac
             load_tile<T, D, RIGHT, THREADS>(right_tiles + (2 * slot + i) * RIGHT_TILE,
                                             head.right[i] + first * head.right_strides[i],
                                             head.right_strides[i], right_rows - first);
-        if (!OWNS_KEYS) return;
-        for (int i = (int)threadIdx.x; i < 2 * RIGHT; i += THREADS) {
-            const int query = first + i % RIGHT;
+        const int i = (int)threadIdx.x, query = first + i % RIGHT;
+        if (OWNS_KEYS && i < 2 * RIGHT) {
             const bool valid = query < head.length;
-            copy4_later(statistics + 2 * RIGHT * slot + i,
-                        (i < RIGHT ? head.lse : head.minus_delta) + (valid ? query : 0), valid);
+            const float *from = i < RIGHT ? head.lse : head.minus_delta;
+            copy4_later(statistics + 2 * RIGHT * slot + i, from + (valid ? query : 0), valid);
         }
     };
+    if (columns.x < columns.y) {
 #pragma unroll
-    for (int i = 0; i < 2; i++)
-        load_tile<T, D, LEFT, THREADS>(left_tiles + i * LEFT_TILE,
-                                       head.left[i] + first_row * head.left_strides[i], head.left_strides[i],
-                                       left_rows - first_row);
-    if (columns.x < columns.y) load_right(columns.x, 0);
+        for (int i = 0; i < 2; i++)
+            load_tile<T, D, LEFT, THREADS>(left_tiles + i * LEFT_TILE,
+                                           head.left[i] + first_row * head.left_strides[i],
+                                           head.left_strides[i], left_rows - first_row);
+        load_right(columns.x, 0);
+    }
 
     const int lane = warp_lane(), warp_row = (int)threadIdx.x / 32 * 16;
     backward_rows<D, OWNS_KEYS> rows = {};

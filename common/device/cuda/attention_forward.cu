@@ -16,7 +16,7 @@ namespace {
 
 template <int D> struct forward_shape {
     static constexpr int WARPS = 4, THREADS = 32 * WARPS, QUERIES = 16 * WARPS, KEYS = 64;
-    static constexpr int BLOCKS = D <= 80 ? 4 : 2; /* that a multiprocessor should hold: limits registers */
+    static constexpr int BLOCKS = D <= 64 ? 4 : 2; /* that a multiprocessor should hold: limits registers */
     static constexpr size_t SHARED_ELEMENTS = (size_t)(QUERIES + 4 * KEYS) * TILE_ROW<D>;
 };
 
