@@ -21,7 +21,7 @@
 static void check(cublasStatus_t status, const char *what) {
     if (status == CUBLAS_STATUS_SUCCESS) return;
     fail("%s: cuBLASLt says: %s; run again with CUBLASLT_LOG_LEVEL=2, which shows why", what,
-         cublasGetStatusString(status));
+         cublasLtGetStatusString(status));
 }
 
 /* ---- plans ---- */

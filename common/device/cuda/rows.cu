@@ -56,8 +56,7 @@ void scatter_rows(struct stream *stream, enum dtype dtype, void *out, const void
                   size_t count, size_t n, size_t h) {
     work_scatter_rows(stream, dtype, count, n, h);
     const size_t row_bytes = h * dtype_size(dtype);
-    if (n * row_bytes)
-        CUDA_CHECK(cudaMemsetAsync(out, 0, n * row_bytes, cuda_stream(stream)), "scatter_rows");
+    if (n > 0) CUDA_CHECK(cudaMemsetAsync(out, 0, n * row_bytes, cuda_stream(stream)), "scatter_rows");
     copy_rows<true>(stream, out, x, rows, row_bytes, count);
 }
 
