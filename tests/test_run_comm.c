@@ -1,5 +1,5 @@
-/* Communicators over MPI. This program starts itself under mpirun: `test_run_comm rank ROLE …` is one rank.
- */
+/* Communicators. This program starts itself under mpirun: `test_run_comm rank ROLE …` is one rank,
+ * `test_run_comm share ROLE …` one of those that share a device. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -36,15 +36,23 @@ struct rank {
     struct stream *stream;
 };
 
+static bool share_device;
+
+/* NCCL adds in an order of its own; that of two ranks makes no difference. */
+static bool by_nccl(void) {
+    return strcmp(device_backend(), "cuda") == 0 && !share_device;
+}
+
 static struct rank rank_open(double timeout) {
     struct rank r;
-    r.comm = comm_open_world(&(struct comm_options){.timeout = timeout});
+    r.comm = comm_open_world(&(struct comm_options){.timeout = timeout, .share_device = share_device});
     r.device = device_open(&(struct device_options){.rank = comm_rank(r.comm),
                                                     .world_size = comm_size(r.comm),
                                                     .node_rank = comm_node_rank(r.comm),
                                                     .node_size = comm_node_size(r.comm),
                                                     .threads = 1,
-                                                    .dtype = FP32});
+                                                    .dtype = FP32,
+                                                    .share_device = share_device});
     r.stream = stream_open(r.device, "test");
     comm_attach(r.comm, r.device);
     return r;
@@ -55,6 +63,8 @@ static void rank_close(struct rank *r) {
     comm_close(r->comm);
     if (device_ledger(r->device)->total.bytes)
         fail("%zu bytes are still booked", device_ledger(r->device)->total.bytes);
+    if (host_ledger(r->device)->total.bytes)
+        fail("%zu bytes are still booked on the host", host_ledger(r->device)->total.bytes);
     device_close(r->device);
 }
 
@@ -68,7 +78,8 @@ static void run_case(const struct rank *r, enum collective collective, enum dtyp
                           .count = count,
                           .salt = salt++,
                           .root = root,
-                          .in_place = in_place};
+                          .in_place = in_place,
+                          .any_order = by_nccl()};
     case_start(&c);
     case_finish(&c);
 }
@@ -123,6 +134,7 @@ static void role_flight(void) {
             cases[i].count = next(&state, round % 10 ? 3000 : 300000);
             cases[i].salt = 1000 + (unsigned)round * 3 + i;
             cases[i].in_place = next(&state, 2);
+            cases[i].any_order = by_nccl();
             case_start(&cases[i]);
             for (unsigned k = next(&state, 4); k > 0; k--) comm_progress(cases[i].comm);
             if (next(&state, 8) == 0) comm_barrier(r.comm);
@@ -175,7 +187,8 @@ static void role_host(void) {
 static void role_script(void) {
     struct rank r = rank_open(60);
     comm_script_run(r.comm, r.device);
-    comm_script_check(r.comm, r.device);
+    bool staged_on_device = strcmp(device_backend(), "cpu") == 0 && !share_device;
+    comm_script_check(r.comm, r.device, staged_on_device);
     rank_close(&r);
     printf("done\n");
 }
@@ -288,52 +301,77 @@ static int run_role(int count, char **arguments) {
 
 static char program[4096];
 
+/* A test's state: "rank", each with a device of its own (on the CPU: its share), or "share". */
+static const char *mode_of(void **state) {
+    return *state;
+}
+
+/* Can there be so many? */
+static bool enough(const char *mode, int size) {
+    return strcmp(mode, "share") == 0 ? device_count() > 0 : device_count() >= size;
+}
+
+static void skip_unless(const char *mode, int size) {
+    if (enough(mode, size)) return;
+    print_message("skipped: %d ranks need more GPUs than the %d that are visible\n", size, device_count());
+    skip();
+}
+
+/* A GPU takes seconds to be opened. */
+static double patience(void) {
+    return strcmp(device_backend(), "cuda") == 0 ? 20 : 0;
+}
+
 /* `size` 0: without mpirun. All ranks must say that they are done, and nothing else. */
-static void run_ranks(const char *role, int size) {
-    struct command_result result = size ? command_run(240, COMMAND_MPIRUN "%s rank %s", size, program, role)
-                                        : command_run(60, "%s rank %s", program, role);
+static void run_ranks(const char *mode, const char *role, int size) {
+    struct command_result result =
+        size ? command_run(240, COMMAND_MPIRUN "%s %s %s", size, program, mode, role)
+             : command_run(60, "%s %s %s", program, mode, role);
     assert_string_equal(result.err, "");
     assert_int_equal(result.exit_code, 0);
     assert_int_equal(lines_with(result.out, "done"), size ? size : 1);
     command_free(&result);
 }
 
+/* In worlds of one, without mpirun and with it, and of more. */
+static void run_sizes(const char *mode, const char *role, int most) {
+    skip_unless(mode, 1);
+    for (int size = 0; size <= most && enough(mode, size); size++) run_ranks(mode, role, size);
+}
+
 static void test_blocking(void **state) {
-    (void)state;
-    for (int size = 0; size <= 4; size++) run_ranks("blocking", size);
+    run_sizes(mode_of(state), "blocking", 4);
 }
 
 static void test_flight(void **state) {
-    (void)state;
-    for (int size = 0; size <= 5; size++) run_ranks("flight", size);
+    run_sizes(mode_of(state), "flight", 5);
 }
 
 static void test_host(void **state) {
-    (void)state;
-    for (int size = 0; size <= 4; size++) run_ranks("host", size);
+    run_sizes(mode_of(state), "host", 4);
 }
 
 static void test_counts_and_bookings(void **state) {
-    (void)state;
-    for (int size = 0; size <= 4; size++) run_ranks("script", size);
+    run_sizes(mode_of(state), "script", 4);
 }
 
 static void test_confined_ranks(void **state) {
-    (void)state;
-    run_ranks("confined", 2);
+    skip_unless(mode_of(state), 2);
+    run_ranks(mode_of(state), "confined", 2);
 }
 
 static void test_slow_peer(void **state) {
-    (void)state;
-    run_ranks("slow", 3);
+    int size = enough(mode_of(state), 3) ? 3 : 2;
+    skip_unless(mode_of(state), size);
+    run_ranks(mode_of(state), "slow", size);
 }
 
-static struct command_result run_lost(const char *how, int size, int lost) {
+static struct command_result run_lost(const char *mode, const char *how, int size, int lost) {
     struct command_result result =
-        command_run(60, COMMAND_MPIRUN "%s rank lost %s %d", size, program, how, lost);
+        command_run(60, COMMAND_MPIRUN "%s %s lost %s %d", size, program, mode, how, lost);
     assert_false(result.timed_out);
     assert_int_not_equal(result.exit_code, 0);
-    assert_true(result.seconds < 12);
+    assert_true(result.seconds < 12 + patience());
     return result;
 }
 
@@ -346,64 +384,86 @@ static void check_line(struct command_result *result, const char *expected) {
 }
 
 static void test_silent_peer(void **state) {
-    (void)state;
-    struct command_result r = run_lost("sleep", 2, 1);
+    const char *mode = mode_of(state);
+    skip_unless(mode, 2);
+    struct command_result r = run_lost(mode, "sleep", 2, 1);
     check_line(&r, "error: rank 0: no answer from rank 1 in all_reduce number 3 for 2 s;");
-    r = run_lost("sleep", 4, 0);
+    r = run_lost(mode, "barrier", 2, 1);
+    check_line(&r, "error: rank 0: no answer from rank 1 in barrier number 1 for 2 s;");
+    if (!enough(mode, 4)) return;
+    r = run_lost(mode, "sleep", 4, 0);
     check_line(&r, "error: rank 1: no answer from rank 0 in all_reduce number 3 for 2 s;");
-    r = run_lost("barrier", 4, 2);
+    r = run_lost(mode, "barrier", 4, 2);
     check_line(&r, "error: rank 0: no answer from rank 2 in barrier number 1 for 2 s;");
 }
 
 static void test_failing_rank(void **state) {
-    (void)state;
-    for (int lost = 0; lost < 3; lost++) {
-        struct command_result r = run_lost("fail", 3, lost);
+    const char *mode = mode_of(state);
+    int size = enough(mode, 3) ? 3 : 2;
+    skip_unless(mode, size);
+    for (int lost = 0; lost < size; lost++) {
+        struct command_result r = run_lost(mode, "fail", size, lost);
         assert_int_equal(r.exit_code, 1);
-        assert_true(r.seconds < 8);
+        assert_true(r.seconds < 8 + patience());
         check_line(&r, "error: weights.bin: cannot be read: test");
     }
-    struct command_result r = run_lost("all", 4, 0);
+    struct command_result r = run_lost(mode, "all", enough(mode, 4) ? 4 : 2, 0);
     assert_int_equal(r.exit_code, 1);
     check_line(&r, "error: weights.bin: cannot be read: test");
 }
 
 static void test_ranks_that_differ(void **state) {
-    (void)state;
-    struct command_result r = run_lost("differ", 2, 1);
+    const char *mode = mode_of(state);
+    if (strcmp(mode, "rank") == 0 && strcmp(device_backend(), "cuda") == 0) {
+        print_message("skipped: NCCL does not tell other sizes\n");
+        skip();
+    }
+    skip_unless(mode, 2);
+    struct command_result r = run_lost(mode, "differ", 2, 1);
     check_line(&r, "error: rank 0: rank 1 sent fewer bytes than expected in all_reduce number 3;");
-    r = run_lost("differ", 2, 0);
+    r = run_lost(mode, "differ", 2, 0);
     check_line(&r, "error: rank 0: rank 1 sent more bytes than expected in all_reduce number 3;");
 }
 
 /* Here mpirun speaks: it knows first, and ends the others. */
 static void test_killed_rank(void **state) {
-    (void)state;
-    struct command_result r = run_lost("kill", 3, 2);
+    const char *mode = mode_of(state);
+    int size = enough(mode, 3) ? 3 : 2;
+    skip_unless(mode, size);
+    struct command_result r = run_lost(mode, "kill", size, size - 1);
     assert_int_equal(lines_with(r.err, "error:"), 0);
-    assert_int_equal(lines_with(r.err, "rank 2"), 1);
-    assert_true(r.seconds < 8);
+    assert_int_equal(lines_with(r.err, size == 3 ? "rank 2" : "rank 1"), 1);
+    assert_true(r.seconds < 8 + patience());
     command_free(&r);
-    r = run_lost("exit", 3, 1);
+    r = run_lost(mode, "exit", size, 1);
     assert_int_equal(lines_with(r.err, "rank 1"), 1);
     command_free(&r);
 }
 
 int main(int count, char **arguments) {
-    if (count > 2 && strcmp(arguments[1], "rank") == 0) return run_role(count - 2, arguments + 2);
+    share_device = count > 2 && strcmp(arguments[1], "share") == 0;
+    if (share_device || (count > 2 && strcmp(arguments[1], "rank") == 0))
+        return run_role(count - 2, arguments + 2);
     ssize_t length = readlink("/proc/self/exe", program, sizeof program - 1);
     if (length < 0) fail("where am I? /proc/self/exe cannot be read");
+    char own[] = "rank", shared[] = "share";
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_blocking),
-        cmocka_unit_test(test_flight),
-        cmocka_unit_test(test_host),
-        cmocka_unit_test(test_counts_and_bookings),
-        cmocka_unit_test(test_confined_ranks),
-        cmocka_unit_test(test_slow_peer),
-        cmocka_unit_test(test_silent_peer),
-        cmocka_unit_test(test_failing_rank),
-        cmocka_unit_test(test_ranks_that_differ),
-        cmocka_unit_test(test_killed_rank),
+        cmocka_unit_test_prestate(test_blocking, own),
+        cmocka_unit_test_prestate(test_flight, own),
+        cmocka_unit_test_prestate(test_host, own),
+        cmocka_unit_test_prestate(test_counts_and_bookings, own),
+        cmocka_unit_test_prestate(test_confined_ranks, own),
+        cmocka_unit_test_prestate(test_slow_peer, own),
+        cmocka_unit_test_prestate(test_silent_peer, own),
+        cmocka_unit_test_prestate(test_failing_rank, own),
+        cmocka_unit_test_prestate(test_ranks_that_differ, own),
+        cmocka_unit_test_prestate(test_killed_rank, own),
+        cmocka_unit_test_prestate(test_blocking, shared),
+        cmocka_unit_test_prestate(test_flight, shared),
+        cmocka_unit_test_prestate(test_counts_and_bookings, shared),
+        cmocka_unit_test_prestate(test_silent_peer, shared),
+        cmocka_unit_test_prestate(test_failing_rank, shared),
+        cmocka_unit_test_prestate(test_ranks_that_differ, shared),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

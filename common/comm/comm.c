@@ -46,6 +46,10 @@ struct comm *comm_new(const struct comm *parent, int rank, int size, int *nodes,
     return comm;
 }
 
+static void attach(struct comm *comm) {
+    if (comm->size > 1 && comm->family->carrier->attach) comm->family->carrier->attach(comm);
+}
+
 struct comm *comm_split(struct comm *comm, const int *colours) {
     int *nodes = xmalloc((size_t)comm->size * sizeof *nodes);
     int *world_ranks = xmalloc((size_t)comm->size * sizeof *world_ranks);
@@ -59,6 +63,7 @@ struct comm *comm_split(struct comm *comm, const int *colours) {
     }
     struct comm *part = comm_new(comm, rank, size, nodes, world_ranks, comm->timeout);
     backend_split(part, comm, first);
+    if (part->family->device) attach(part);
     return part;
 }
 
@@ -92,6 +97,7 @@ bool comm_same_node(const struct comm *comm, int rank) {
 
 void comm_attach(struct comm *comm, struct device *device) {
     comm->family->device = device;
+    attach(comm);
 }
 
 /* ---- sizes, from a call's arguments ---- */
@@ -105,8 +111,7 @@ size_t slice_count(size_t count, int size, int r) {
     return slice_offset(count, size, r + 1) - slice_offset(count, size, r);
 }
 
-size_t comm_staging_bytes(const struct comm *comm, enum collective collective, size_t count,
-                          enum dtype dtype) {
+size_t piece_bytes(const struct comm *comm, enum collective collective, size_t count, enum dtype dtype) {
     size_t others = (size_t)comm->size - 1;
     switch (collective) {
     case ALL_REDUCE:
@@ -116,6 +121,11 @@ size_t comm_staging_bytes(const struct comm *comm, enum collective collective, s
     default:
         return 0;
     }
+}
+
+size_t comm_staging_bytes(const struct comm *comm, enum collective collective, size_t count,
+                          enum dtype dtype) {
+    return comm->family->carrier->stages ? piece_bytes(comm, collective, count, dtype) : 0;
 }
 
 /* Elements that this rank sends to `peer`. */
@@ -166,10 +176,14 @@ static struct operation *oldest(struct family *family) {
     return found;
 }
 
-static void finish(struct operation *operation) {
-    backend_finish(operation);
+static void free_offsets(struct operation *operation) {
     free(operation->send_offsets);
     free(operation->recv_offsets);
+}
+
+static void finish(struct operation *operation) {
+    operation->comm->family->carrier->finish(operation);
+    free_offsets(operation);
     *operation = (struct operation){0};
 }
 
@@ -214,6 +228,18 @@ static void copy_own(struct stream *stream, const struct operation *operation) {
     if (in != out && count) copy_on_device(stream, out, in, count * element);
 }
 
+/* Puts it in a place, where it stays until it is finished. */
+static void start_in_place(struct stream *stream, struct operation operation) {
+    struct family *family = operation.comm->family;
+    int place = free_place(family);
+    grow_staging(family, &family->staging[place],
+                 comm_staging_bytes(operation.comm, operation.collective, operation.count, operation.dtype));
+    copy_own(stream, &operation);
+    operation.staging = &family->staging[place];
+    family->operations[place] = operation;
+    family->carrier->start(&family->operations[place], stream);
+}
+
 static struct comm_request start(struct stream *stream, struct operation operation) {
     struct comm *comm = operation.comm;
     struct family *family = comm->family;
@@ -221,40 +247,42 @@ static struct comm_request start(struct stream *stream, struct operation operati
     count_bytes(&operation);
     if (comm->size == 1) {
         copy_own(stream, &operation);
-        free(operation.send_offsets);
-        free(operation.recv_offsets);
+        free_offsets(&operation);
         return (struct comm_request){0};
     }
     if (!family->device)
         fail("%s before comm_attach(): a mistake in this program", collective_name(operation.collective));
-    int place = free_place(family);
-    grow_staging(family, &family->staging[place],
-                 comm_staging_bytes(comm, operation.collective, operation.count, operation.dtype));
-    copy_own(stream, &operation);
-    operation.staging = &family->staging[place];
     operation.ticket = ++family->tickets;
-    family->operations[place] = operation;
-    backend_start(&family->operations[place]);
+    if (!family->carrier->queues) {
+        start_in_place(stream, operation);
+    } else {
+        copy_own(stream, &operation);
+        family->carrier->start(&operation, stream);
+        free_offsets(&operation);
+    }
     return (struct comm_request){operation.ticket};
 }
 
 void comm_wait(struct comm *comm, struct stream *stream, struct comm_request request) {
-    (void)stream; /* on the host's own memory a complete collective is seen by all that is queued later */
+    struct family *family = comm->family;
+    if (family->carrier->queues && request.ticket) family->carrier->wait(family, stream, request.ticket);
+    /* Others are done when they are finished: work queued later, on any stream, sees the result. */
     for (;;) {
-        struct operation *operation = oldest(comm->family);
+        struct operation *operation = oldest(family);
         if (!operation || operation->ticket > request.ticket) return;
         finish(operation);
     }
 }
 
 void comm_progress(struct comm *comm) {
-    backend_progress(comm->family);
+    comm->family->carrier->progress(comm->family);
 }
 
 void comm_close(struct comm *comm) {
     if (!comm) return;
     struct family *family = comm->family;
     for (struct operation *operation; (operation = oldest(family));) finish(operation);
+    if (comm->size > 1 && family->carrier->close) family->carrier->close(comm);
     backend_close(comm);
     if (--family->members == 0) {
         for (int i = 0; i < IN_FLIGHT; i++) device_free(family->device, family->staging[i].memory);

@@ -35,6 +35,7 @@ struct comm_request {
 
 struct comm_options {
     double timeout;    /* seconds without progress after which a collective gives its peers up; 0: never */
+    bool share_device; /* collectives go through host memory: ranks may have the same device */
     int dry_rank;      /* dry backend: which rank … */
     int dry_size;      /* … of how many (0: 1) */
     int dry_node_size; /* … and how many consecutive ranks share a node (0: all) */

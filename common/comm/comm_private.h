@@ -2,9 +2,16 @@
  * Inside comm: what the backends share.
  *
  * comm.c does for every backend what must not differ between them: it checks and counts each call, keeps at
- * most two collectives in flight, books their staging, and copies a rank's own part. A backend moves the
- * rest: it implements the functions at the end of this file, comm_open_world(), and the exchanges between
- * hosts.
+ * most two collectives in flight, books their staging, and copies a rank's own part. The rest is moved by a
+ * carrier, of which a backend has one or two:
+ *
+ *   mpi_carrier          the CPU's: messages from and to device memory, which is the host's
+ *   mpi_staged_carrier   the same, through copies in host memory: several ranks on one GPU
+ *   nccl_carrier         a GPU for each rank
+ *   dry_carrier          nothing moves
+ *
+ * A backend chooses one when it opens the world, and implements the functions at the end of this file and the
+ * exchanges between hosts.
  */
 #ifndef COMMON_COMM_COMM_PRIVATE_H
 #define COMMON_COMM_COMM_PRIVATE_H
@@ -28,18 +35,38 @@ struct operation {
     long long number;     /* of this collective in its communicator, from 1 */
     long long ticket;     /* in its family, from 1; 0: this place is free */
     struct staging *staging;
-    void *state; /* the backend's */
+    void *state; /* the carrier's */
 };
 
-/* Device memory that pieces to be summed arrive in; kept, and grown with need. */
+/* Memory that pieces to be summed arrive in; kept, and grown with need. */
 struct staging {
     char *memory;
     size_t bytes;
 };
 
+struct family;
+
+/* How collectives get from rank to rank. Those of a world of one never come here. */
+struct carrier {
+    bool queues; /* start() only queues, on the device: there is no limit to what is in flight, no staging */
+    bool stages; /* pieces to be summed arrive in device memory, which comm.c books */
+    /* `comm` has a device from now on; called by all its ranks. NULL: nothing to do. */
+    void (*attach)(struct comm *comm);
+    void (*start)(struct operation *operation, struct stream *stream);
+    /* Where it queues: what is queued on `stream` later sees the results up to this ticket's. */
+    void (*wait)(struct family *family, struct stream *stream, long long ticket);
+    /* Where it does not: returns when it is complete. */
+    void (*finish)(struct operation *operation);
+    void (*progress)(struct family *family);
+    /* Completes what is queued, and lets go of what attach() and start() made. NULL: nothing to do. */
+    void (*close)(struct comm *comm);
+};
+
 /* A communicator and all that were split from it: they share the device and the two places for collectives in
  * flight. */
 struct family {
+    const struct carrier *carrier;
+    void *state;           /* the carrier's */
     struct device *device; /* NULL: none attached */
     struct operation operations[IN_FLIGHT];
     struct staging staging[IN_FLIGHT];
@@ -57,7 +84,8 @@ struct comm {
     long long number; /* of its last collective */
     struct comm_bytes bytes[COLLECTIVES];
     bool counting;
-    void *state; /* the backend's */
+    void *state;   /* the backend's */
+    void *carried; /* the carrier's */
 };
 
 /* A communicator of a new family (parent NULL) or of its parent's. Takes `nodes` and `world_ranks` over:
@@ -70,14 +98,13 @@ struct comm *comm_new(const struct comm *parent, int rank, int size, int *nodes,
 size_t slice_offset(size_t count, int size, int r);
 size_t slice_count(size_t count, int size, int r);
 
+/* Bytes that the other ranks' pieces of what this rank sums take. */
+size_t piece_bytes(const struct comm *comm, enum collective collective, size_t count, enum dtype dtype);
+
 /* ---- what a backend implements ---- */
 
 /* Makes `comm`, just split from `parent`, able to exchange; `colour` is not negative. */
 void backend_split(struct comm *comm, struct comm *parent, int colour);
-void backend_start(struct operation *operation);
-/* Returns when it is complete. */
-void backend_finish(struct operation *operation);
-void backend_progress(struct family *family);
 /* Before the communicator is freed. */
 void backend_close(struct comm *comm);
 

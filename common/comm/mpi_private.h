@@ -1,11 +1,15 @@
 /*
- * Inside the MPI backend: messages, waiting, sums.
+ * Inside the backends that have MPI: messages, waiting, sums.
  *
  *   mpi_world.c         starting and ending MPI, communicators
  *   mpi_exchange.c      sets of messages in flight; who is waited for, and for how long
- *   mpi_collectives.c   the collectives on device memory, as exchanges and sums
+ *   mpi_collectives.c   the collectives on host memory, as exchanges and sums
+ *   mpi_staged.c        the same on device memory, through copies of it on the host
  *   mpi_host.c          the exchanges between hosts
  *   mpi_sum.c           sums in rank order
+ *
+ * The CPU backend has its collectives from here (cpu.c); the CUDA backend has only what is between hosts, and
+ * the staged ones where ranks share a device (nccl.c).
  *
  * MPI serves as a carrier of point-to-point messages only: every order of addition is ours.
  */
@@ -21,6 +25,11 @@ struct mpi_comm {
     MPI_Comm handle;
     long long host_number; /* of the last exchange between hosts */
 };
+
+/* Which carrier serves, by the backend. */
+const struct carrier *backend_carrier(const struct comm_options *options);
+/* The support for threads that it needs of MPI: MPI_THREAD_FUNNELED or more. */
+int backend_mpi_threads(void);
 
 /* Ends the job with what MPI says where `code` is an error; `what` was tried. */
 void mpi_check(int code, const char *what);
@@ -61,8 +70,20 @@ bool exchange_test(struct exchange *exchange);
 /* Waits until all have; collectives in flight move on meanwhile. */
 void exchange_wait(struct exchange *exchange);
 
+/* ---- collectives ---- */
+
+/* Operations whose `in`, `out` and staging are host memory, as start(), finish() and progress() of a carrier
+ * (`stream` may be NULL). */
+void mpi_start(struct operation *operation, struct stream *stream);
+void mpi_finish(struct operation *operation);
+void mpi_progress(struct family *family);
+
+extern const struct carrier mpi_carrier, mpi_staged_carrier;
+
 /* Moves the collectives in flight on; true where one did. */
 bool collectives_move(struct family *family);
+
+/* ---- waiting ---- */
 
 /* Waiting for peers: a short while at full attention, then less and less, as other ranks may need this core.
  */

@@ -82,8 +82,8 @@ static void start_mpi(long processes) {
         setenv("OMPI_MCA_orte_execute_quiet", "1", 0);
         avoid_forbidden_reads();
         int provided = MPI_THREAD_SINGLE;
-        mpi_check(MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided), "starting MPI");
-        if (provided < MPI_THREAD_FUNNELED)
+        mpi_check(MPI_Init_thread(NULL, NULL, backend_mpi_threads(), &provided), "starting MPI");
+        if (provided < backend_mpi_threads())
             fail("the MPI library cannot be used by a program with threads: install one that can (Open MPI, "
                  "MPICH)");
     }
@@ -117,19 +117,25 @@ static struct comm *world_of_one(double timeout) {
     return comm_new(NULL, 0, 1, xcalloc(1, sizeof(int)), xcalloc(1, sizeof(int)), timeout);
 }
 
-struct comm *comm_open_world(const struct comm_options *options) {
-    long processes = launched();
-    if (!processes) return world_of_one(options->timeout);
+static struct comm *world_of_ranks(long processes, double timeout) {
     start_mpi(processes);
     int rank = 0, size = 0;
     mpi_check(MPI_Comm_rank(MPI_COMM_WORLD, &rank), "starting MPI");
     mpi_check(MPI_Comm_size(MPI_COMM_WORLD, &size), "starting MPI");
     int *world_ranks = xmalloc((size_t)size * sizeof *world_ranks);
     for (int r = 0; r < size; r++) world_ranks[r] = r;
-    struct comm *comm = comm_new(NULL, rank, size, find_nodes(size), world_ranks, options->timeout);
+    struct comm *comm = comm_new(NULL, rank, size, find_nodes(size), world_ranks, timeout);
     MPI_Comm *handle = new_handle(comm);
     mpi_check(MPI_Comm_dup(MPI_COMM_WORLD, handle), "opening the world");
     mpi_check(MPI_Comm_set_errhandler(*handle, MPI_ERRORS_RETURN), "opening the world");
+    return comm;
+}
+
+struct comm *comm_open_world(const struct comm_options *options) {
+    long processes = launched();
+    struct comm *comm =
+        processes ? world_of_ranks(processes, options->timeout) : world_of_one(options->timeout);
+    comm->family->carrier = backend_carrier(options);
     return comm;
 }
 

@@ -37,6 +37,9 @@ struct device_options {
 /* Opens the device of this rank. On the CPU this also moves the process to its share of the node's cores, whatever
  * mpirun bound it to, and must come before any OpenMP work. One device a process. */
 struct device *device_open(const struct device_options *options);
+/* How many ranks of this node can have a device of their own: GPUs that this process sees, 0 where there is none;
+ * INT_MAX on the other backends. Can be asked before device_open(). */
+int device_count(void);
 void device_close(struct device *device);
 
 const char *device_backend(void);                        /* "cpu", "cuda", "dry" */

@@ -17,14 +17,15 @@ struct comm_case {
     size_t count;
     unsigned salt; /* which data */
     int root;
-    bool in_place; /* reduce-scatter, all-gather: out is a slice of in, or the other way round */
+    bool in_place;  /* reduce-scatter, all-gather: out is a slice of in, or the other way round */
+    bool any_order; /* sums of more than two numbers may be rounded after each addition, in any order */
     void *in, *out;
     struct comm_request request;
 };
 
 /* Fills the buffers and starts; the case must outlive it. */
 void case_start(struct comm_case *c);
-/* Waits, compares every bit with the answer, frees; fail()s with what differs. */
+/* Waits, compares every bit with the answer (but for any_order), frees; fail()s with what differs. */
 void case_finish(struct comm_case *c);
 
 /* Is the order of a sum visible in this data? Compares it with the reverse order. */

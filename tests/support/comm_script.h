@@ -15,7 +15,8 @@ void comm_script_bytes(int rank, int size, const int *node_of, struct comm_bytes
 /* Staging that it must have booked by then. */
 size_t comm_script_staging(int rank, int size);
 
-/* fail()s where the counters or the ledger differ from that. */
-void comm_script_check(struct comm *comm, const struct device *device);
+/* fail()s where the counters or the ledger differ from that; no staging is booked on the device unless
+ * `staged`. */
+void comm_script_check(struct comm *comm, const struct device *device, bool staged);
 
 #endif

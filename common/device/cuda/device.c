@@ -135,6 +135,11 @@ void device_close(struct device *device) {
     free(device);
 }
 
+int device_count(void) {
+    int count = 0;
+    return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
+}
+
 const char *device_backend(void) {
     return WORKSHOP_BACKEND;
 }
