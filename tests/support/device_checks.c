@@ -11,6 +11,12 @@ static struct device *open_device(enum dtype dtype, size_t limit) {
     return device_open(&options);
 }
 
+/* Whether a device's memory is all its own to count, and its workspace booked when it is opened: on a GPU
+ * libraries and other programs use memory too, and a stream gets its workspace when it first needs it. */
+static bool on_gpu(void) {
+    return !strcmp(device_backend(), "cuda");
+}
+
 /* ---- memory ---- */
 
 static void assert_line(const struct ledger_line *line, size_t bytes, size_t peak_bytes) {
@@ -31,7 +37,7 @@ void check_booking(void **state) {
     assert_true(a + 1000 <= b || b + (5 << 20) <= a);
     assert_true(nothing != a && nothing != b && host != a && host != b);
     assert_line(&ledger->total, 1000 + (5 << 20), 1000 + (5 << 20));
-    assert_int_equal(device_bytes_in_use(device), 1000 + (5 << 20));
+    if (!on_gpu()) assert_int_equal(device_bytes_in_use(device), 1000 + (5 << 20));
     device_free(device, a);
     device_free(device, nothing);
     device_free(device, NULL);
@@ -45,7 +51,7 @@ void check_booking(void **state) {
     assert_line(&host_ledger(device)->total, 77, 77);
     host_free(device, host);
     assert_line(&host_ledger(device)->total, 0, 77);
-    assert_int_equal(device_bytes_in_use(device), 0);
+    if (!on_gpu()) assert_int_equal(device_bytes_in_use(device), 0);
     device_close(device);
 }
 
@@ -90,6 +96,7 @@ void check_memory_limit(void **state) {
     device_free(device, gradients);
     device_alloc(device, OPTIMIZER, 5600, "what is free again");
     device_close(device);
+    if (on_gpu()) return;
     size_t limit = 1 << 20;
     CHECK_FAILS(open_without_room, &limit, "buffers asked for 32.00 MiB", "workspace",
                 "0 bytes of 1.00 MiB are booked");
@@ -100,9 +107,8 @@ struct misuse {
     void *pointer;
 };
 
-static void free_twice(void *context) {
+static void free_as_device(void *context) {
     struct misuse *misuse = context;
-    device_free(misuse->device, misuse->pointer);
     device_free(misuse->device, misuse->pointer);
 }
 
@@ -115,8 +121,9 @@ void check_unknown_pointers(void **state) {
     (void)state;
     struct device *device = open_device(FP32, 0);
     struct misuse misuse = {.device = device, .pointer = device_alloc(device, BUFFERS, 100, "block")};
-    CHECK_FAILS(free_twice, &misuse, "device memory at", "is not allocated");
     CHECK_FAILS(free_as_host, &misuse, "host memory at", "is not allocated");
+    device_free(device, misuse.pointer);
+    CHECK_FAILS(free_as_device, &misuse, "device memory at", "is not allocated");
     device_close(device);
 }
 

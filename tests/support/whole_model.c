@@ -15,6 +15,7 @@ static void load(struct whole_model *w, const char *directory) {
     for (int u = 0; u < w->layout.count; u++)
         weights_load(weights, w->stream, u, 0, w->layout.units[u].padded,
                      w->master + w->layout.units[u].offset, staging);
+    stream_synchronize(w->stream);
     host_free(w->device, staging);
     weights_close(weights);
     if (w->dtype != FP32) convert(w->stream, w->dtype, w->parameters, FP32, w->master, w->layout.padded);
