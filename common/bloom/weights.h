@@ -49,8 +49,9 @@ void weights_writer_abandon(struct weights_writer *writer);
 size_t weights_file_bytes(const struct layout *layout, enum dtype dtype);
 
 /* A model argument to a directory: a directory with a config.json is itself; "ORG/NAME" is looked up in the
- * Hugging Face cache (HF_HUB_CACHE, HF_HOME/hub, ~/.cache/huggingface/hub; revision main). The caller frees
- * the result; NULL with what to do (./workshop fetch ORG/NAME) in `error`. */
+ * Hugging Face cache (HF_HUB_CACHE, HF_HOME/hub, XDG_CACHE_HOME/huggingface/hub, ~/.cache/huggingface/hub;
+ * revision main). The caller frees the result; NULL with what to do (./workshop fetch ORG/NAME) in `error`.
+ */
 char *weights_find(const char *name, struct error *error);
 
 #endif

@@ -5,12 +5,19 @@
 #include "common/base/file.h"
 #include "common/bloom/weights.h"
 
+/* An environment variable that is set and not empty, or NULL. */
+static const char *variable(const char *name) {
+    const char *value = getenv(name);
+    return value && *value ? value : NULL;
+}
+
 /* The Hugging Face cache's folder, as huggingface_hub finds it. The caller frees; NULL without a home. */
 static char *cache_root(void) {
-    const char *cache = getenv("HF_HUB_CACHE"), *home = getenv("HF_HOME"), *user = getenv("HOME");
-    if (cache && *cache) return xstrdup(cache);
-    if (home && *home) return xformat("%s/hub", home);
-    return user && *user ? xformat("%s/.cache/huggingface/hub", user) : NULL;
+    const char *cache = variable("HF_HUB_CACHE"), *older = variable("HUGGINGFACE_HUB_CACHE");
+    if (cache || older) return xstrdup(cache ? cache : older);
+    if (variable("HF_HOME")) return xformat("%s/hub", variable("HF_HOME"));
+    if (variable("XDG_CACHE_HOME")) return xformat("%s/huggingface/hub", variable("XDG_CACHE_HOME"));
+    return variable("HOME") ? xformat("%s/.cache/huggingface/hub", variable("HOME")) : NULL;
 }
 
 /* "ORG/NAME" of letters, digits, '-', '_' and '.'. */

@@ -60,8 +60,9 @@ void session_evaluate(struct session *s, void (*forward)(void *run), void *run, 
     json_object_set_new(event, "step", json_integer(s->step));
     json_object_set_new(event, "epoch", json_number(epoch));
     json_object_set_new(event, "eval_loss", device_computes() ? json_number(loss) : json_null());
-    json_object_set_new(event, "eval_samples_per_second", json_number(s->eval_samples_per_second));
-    json_object_set_new(event, "eval_runtime", json_number(seconds));
+    json_object_set_new(event, "eval_samples_per_second",
+                        device_computes() ? json_number(s->eval_samples_per_second) : json_null());
+    json_object_set_new(event, "eval_runtime", device_computes() ? json_number(seconds) : json_null());
     metrics_write(s->metrics, "eval", event);
     if (device_computes())
         metrics_line(

@@ -195,7 +195,7 @@ json_t *sampler_stop(struct sampler *s, const char *output_dir) {
     size_t length;
     struct sample *all = gather_series(s, &length);
     json_t *event = NULL;
-    if (comm_is_leader(s->comm)) {
+    if (comm_is_leader(s->comm) && length > 0) {
         write_series(output_dir, all, length, leaders, nodes, ranks);
         double *values = xcalloc(length, sizeof *values);
         json_t *devices = json_array(), *node_list = json_array();

@@ -13,8 +13,7 @@
 
 struct sampler;
 
-/* Starts sampling every `interval` milliseconds (0: none is taken; the result is an empty series).
- * Collective. */
+/* Starts sampling every `interval` milliseconds (0: never, and there is nothing to report). Collective. */
 struct sampler *sampler_start(struct comm *comm, struct device *device, long long interval);
 
 /* Stops; gathers all ranks' series; rank 0 writes output_dir/memory.csv: seconds, then MiB of each device and

@@ -8,6 +8,7 @@
 #include <time.h>
 
 #include "common/base/file.h"
+#include "common/base/openmp.h"
 #include "common/text/tokenizer.h"
 #include "common/train/output.h"
 #include "common/train/schedule.h"
@@ -75,6 +76,7 @@ static void find_model(struct session *s) {
     if (!strcmp(name, "random:tiny")) {
         s->tokenizer_directory = kit_file("common/sample");
         read_config(s, s->tokenizer_directory);
+        strcpy(s->config.name, "tiny");
     } else if (!strncmp(name, "random:", 7)) {
         if (!bloom_config_published(&s->config, name + 7, &error)) fail("%s", error.text);
     } else {
@@ -256,6 +258,7 @@ static void open_weights(struct session *s) {
 
 void session_open(struct session *session, const char *stage, int count, char **arguments) {
     struct session *s = session;
+    openmp_wait_briefly(arguments);
     *s = (struct session){.stage = stage, .start_time = session_seconds()};
     signal(SIGXFSZ, SIG_IGN); /* a file over the user's limit is then a failed write, which has a message */
     open_machine(s, count, arguments);

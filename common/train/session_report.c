@@ -45,9 +45,9 @@ static void report_run(struct session *s) {
     metrics_write(s->metrics, "run", run);
     metrics_line(s->metrics, "%s: %s, %.1f M parameters, %s, on %s", s->stage, s->config.name,
                  1e-6 * (double)s->layout.parameters, dtype_name(s->dtype), device_name(s->device));
-    metrics_line(s->metrics, "%d rank%s with %d cores each; %d examples, %lld updates; writing to %s",
+    metrics_line(s->metrics, "%d rank%s, %d core%s each; %d examples, %lld updates; writing to %s",
                  s->world_size, s->world_size == 1 ? "" : "s", device_cores(s->device),
-                 s->train_examples.count, s->updates, s->output_dir);
+                 device_cores(s->device) == 1 ? "" : "s", s->train_examples.count, s->updates, s->output_dir);
     if (s->resume) metrics_line(s->metrics, "going on from %s, after update %lld", s->resume, s->step);
 }
 
@@ -70,7 +70,8 @@ void session_begin(struct session *s) {
     if (s->resume && comm_is_leader(s->comm)) checkpoint_remove_after(s->output_dir, s->step);
     s->metrics = metrics_open(s->output_dir, comm_is_leader(s->comm), keep, !s->settings.disable_tqdm);
     report_run(s);
-    s->sampler = sampler_start(s->comm, s->device, s->settings.memory_sample_interval);
+    s->sampler =
+        sampler_start(s->comm, s->device, device_computes() ? s->settings.memory_sample_interval : 0);
     s->start_time = session_seconds();
 }
 
@@ -209,42 +210,60 @@ static json_t *work_json(struct work work) {
     return object;
 }
 
-static void report_summary(struct session *s, double peak_bytes) {
+/* A speed or a loss; null in a dry run, which has none. */
+static json_t *measured(double value) {
+    return device_computes() ? json_number(value) : json_null();
+}
+
+/* Samples that the Trainer would count for this process's part of the run. */
+static double samples_of_run(const struct session *s) {
+    double all = s->settings.max_steps >= 0 ? (double)s->updates * (double)session_examples_per_update(s)
+                                            : s->settings.num_train_epochs * s->train_examples.count;
+    return s->updates ? all * (double)(s->step - s->first_step) / (double)s->updates : 0;
+}
+
+/* Rates of the updates alone: of all of them where the run has no more than those that warm up. */
+static void report_rates(struct session *s, json_t *summary) {
     const struct session_rates *rates = &s->rates;
-    double runtime = session_seconds() - s->start_time;
-    double global_batch = (double)session_examples_per_update(s);
-    double samples = s->settings.max_steps >= 0 ? (double)s->updates * global_batch
-                                                : s->settings.num_train_epochs * s->train_examples.count;
-    double train_loss = s->losses ? s->loss_total / (double)s->losses : 0;
-    double per_second = rates->seconds > 0 ? 1 / rates->seconds : 0;
+    double per_second = rates->seconds > 0 ? 1 / rates->seconds : 0, flops = rates->flops * per_second;
     double peak_flops = device_peak_flops(s->device, s->dtype);
-    json_t *summary = json_object();
-    json_object_set_new(summary, "train_loss", device_computes() ? json_number(train_loss) : json_null());
-    json_object_set_new(summary, "train_runtime", json_number(runtime));
-    json_object_set_new(summary, "train_samples_per_second", json_number(samples / runtime));
-    json_object_set_new(summary, "train_steps_per_second", json_number((double)s->updates / runtime));
-    json_object_set_new(summary, "update_samples_per_second", json_number(rates->examples * per_second));
-    json_object_set_new(summary, "eval_samples_per_second", json_number(s->eval_samples_per_second));
-    json_object_set_new(summary, "tokens_per_second", json_number(rates->tokens * per_second));
-    json_object_set_new(summary, "model_flops_per_second", json_number(rates->flops * per_second));
+    bool warm = s->step - s->first_step > SESSION_WARM_UP;
+    json_object_set_new(summary, "update_samples_per_second", measured(rates->examples * per_second));
+    json_object_set_new(summary, "tokens_per_second", measured(rates->tokens * per_second));
+    json_object_set_new(summary, "model_flops_per_second", measured(flops));
     json_object_set_new(summary, "model_flops_utilization",
-                        peak_flops > 0 ? json_number(rates->flops * per_second / peak_flops) : json_null());
+                        peak_flops > 0 ? measured(flops / peak_flops) : json_null());
+    if (device_computes())
+        metrics_line(s->metrics,
+                     "the updates alone (%s): %.2f examples/s, %.0f tokens/s, %.1f GFLOP/s a rank",
+                     warm ? "after 3 to warm up" : "too few to warm up", rates->examples * per_second,
+                     rates->tokens * per_second, flops * 1e-9);
+}
+
+static void report_summary(struct session *s, double peak_bytes) {
+    double runtime = session_seconds() - s->start_time, samples = samples_of_run(s);
+    double updates = (double)(s->step - s->first_step);
+    double train_loss = s->losses ? s->loss_total / (double)s->losses : 0;
+    json_t *summary = json_object();
+    json_object_set_new(summary, "train_loss", measured(train_loss));
+    json_object_set_new(summary, "train_runtime", measured(runtime));
+    json_object_set_new(summary, "train_samples_per_second", measured(samples / runtime));
+    json_object_set_new(summary, "train_steps_per_second", measured(updates / runtime));
+    json_object_set_new(summary, "eval_samples_per_second", measured(s->eval_samples_per_second));
     json_object_set_new(summary, "peak_memory_mib", json_number(peak_bytes / (1 << 20)));
     json_object_set_new(summary, "work", work_json(device_work(s->device)));
     json_object_set_new(summary, "world_size", json_integer(s->world_size));
     json_object_set_new(summary, "stage", json_string(s->stage));
     json_object_set_new(summary, "steps", json_integer(s->step));
     json_object_set_new(summary, "output_dir", json_string(s->output_dir));
+    if (device_computes())
+        metrics_line(
+            s->metrics,
+            "{'train_runtime': %.2f, 'train_samples_per_second': %.3f, 'train_steps_per_second': %.3f, "
+            "'train_loss': %.4f}",
+            runtime, samples / runtime, updates / runtime, train_loss);
+    report_rates(s, summary);
     metrics_write(s->metrics, "summary", summary);
-    metrics_line(s->metrics,
-                 "{'train_runtime': %.2f, 'train_samples_per_second': %.3f, 'train_steps_per_second': %.3f, "
-                 "'train_loss': %.4f}",
-                 runtime, samples / runtime, (double)s->updates / runtime, train_loss);
-    metrics_line(
-        s->metrics,
-        "the updates alone (after %d to warm up): %.2f examples/s, %.0f tokens/s, %.1f GFLOP/s a rank",
-        SESSION_WARM_UP, rates->examples * per_second, rates->tokens * per_second,
-        rates->flops * per_second * 1e-9);
 }
 
 void session_finish(struct session *s, const struct stage_state *stage,
