@@ -1,9 +1,13 @@
 /*
  * Ranks and how they talk: the collectives that data-parallel training is made of.
  *
- *   - mpi*.c: the CPU backend. Pairwise exchanges and our own sums, in rank order, in fp32 (never
- * MPI_Reduce): the same bits every time, on every rank
- *   - dry.c: any one rank of any world size in one process. Bytes counted, nothing sent
+ *   mpi*.c         the CPU backend: pairwise exchanges and our own sums in rank order, in fp32 (never
+ *                  MPI_Reduce): the same bits every time, on every rank
+ *   nccl*.c        the CUDA backend, a GPU for each rank: NCCL's rings and trees, on a stream of its own;
+ *                  the host waits for nothing. MPI carries what is between hosts
+ *   mpi_staged.c   ranks that share a GPU (comm_options.share_device): the CPU backend's exchanges and sums
+ *                  on copies in pinned host memory: the same bits as there, and slow
+ *   dry.c          any one rank of any world size in one process: bytes counted, nothing sent
  *
  * A collective is called by all ranks of a communicator, in the same order. start() queues it behind the work
  * queued so far on `stream` and returns at once; wait() lets the work queued on `stream` from then on see its
@@ -12,7 +16,13 @@
  * and send nothing.
  *
  * A peer that is lost, or silent for longer than the time-out, ends the job with a message that names it and
- * the collective: no function returns an error.
+ * the collective: no function returns an error. (That ranks pass different counts is noticed by MPI alone.)
+ *
+ * Sums: with MPI in rank order, in fp32, rounded once. With NCCL in the type of the elements, rounded after
+ * each addition, in an order that depends on the ranks' place in its ring or tree: the same bits on all
+ * ranks, and in every run of the same program on the same machines, as algorithms that do not promise this
+ * are left out (NCCL_ALGO is set to Ring,Tree where it is not set). Between two ranks both give the same
+ * bits.
  */
 #ifndef COMMON_COMM_COMM_H
 #define COMMON_COMM_COMM_H
@@ -35,7 +45,7 @@ struct comm_request {
 
 struct comm_options {
     double timeout;    /* seconds without progress after which a collective gives its peers up; 0: never */
-    bool share_device; /* collectives go through host memory: ranks may have the same device */
+    bool share_device; /* collectives go through host memory: ranks may have the same GPU */
     int dry_rank;      /* dry backend: which rank … */
     int dry_size;      /* … of how many (0: 1) */
     int dry_node_size; /* … and how many consecutive ranks share a node (0: all) */
@@ -69,18 +79,19 @@ static inline bool comm_is_leader(const struct comm *comm) {
 }
 
 /* Lets collectives of `comm` and of all communicators split from it use device memory: staging is booked
- * there (heading buffers). At most two of their collectives are in flight together, starting a third
- * completes the first: so staging is at most twice the largest collective's. It grows with need and is freed
- * when the last of them is closed, which must be before device_close(). */
+ * there (heading buffers; on the host where ranks share a device). Called by all ranks. At most two of their
+ * collectives are in flight together, starting a third completes the first: so staging is at most twice the
+ * largest collective's. It grows with need and is freed when the last of them is closed, which must be before
+ * device_close(). With NCCL there is no staging but NCCL's own, outside the ledger, and no such limit. */
 void comm_attach(struct comm *comm, struct device *device);
-/* Bytes of staging that one such collective of `count` elements (as passed to its start) needs while it is in
- * flight. */
+/* Bytes of staging in device memory that one such collective of `count` elements (as passed to its start)
+ * needs while it is in flight. */
 size_t comm_staging_bytes(const struct comm *comm, enum collective collective, size_t count,
                           enum dtype dtype);
 
 /* ---- collectives on device memory; counts are in elements of dtype ---- */
 
-/* buffer [count]: the sum over ranks, in rank order, in fp32 (fp64 for FP64), rounded once. In place. */
+/* buffer [count]: the sum over ranks, in fp32 (fp64 for FP64), rounded once; NCCL: see above. In place. */
 struct comm_request comm_all_reduce_start(struct comm *comm, struct stream *stream, void *buffer,
                                           size_t count, enum dtype dtype);
 /* out [count] = the sum over ranks of their in's slice number `rank`, in [size · count]. out may be that

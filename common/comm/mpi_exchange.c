@@ -23,6 +23,19 @@ void exchange_close(struct exchange *exchange) {
     free(exchange->statuses);
 }
 
+void exchange_withdraw(struct exchange *exchange) {
+    for (int i = 0; i < exchange->count; i++) {
+        if (exchange->requests[i] == MPI_REQUEST_NULL) continue;
+        if (exchange->messages[i].receives) {
+            mpi_check(MPI_Cancel(&exchange->requests[i]), exchange->what);
+            mpi_check(MPI_Wait(&exchange->requests[i], MPI_STATUS_IGNORE), exchange->what);
+        } else { /* small: it has long left */
+            mpi_check(MPI_Request_free(&exchange->requests[i]), exchange->what);
+        }
+    }
+    exchange_close(exchange);
+}
+
 static int new_message(struct exchange *exchange, struct message message) {
     if (exchange->count == exchange->capacity) {
         size_t capacity = exchange->capacity ? 2 * (size_t)exchange->capacity : 16;
@@ -50,7 +63,10 @@ struct name {
 };
 static struct name name_of(const struct exchange *exchange) {
     struct name name;
-    snprintf(name.text, sizeof name.text, "%s number %lld", exchange->what, exchange->number);
+    if (exchange->number)
+        snprintf(name.text, sizeof name.text, "%s number %lld", exchange->what, exchange->number);
+    else
+        snprintf(name.text, sizeof name.text, "%s", exchange->what);
     return name;
 }
 
@@ -187,7 +203,7 @@ static void list_ranks(const struct exchange *exchange, const bool *silent, char
 
 /* Ends the job. Every rank that is not lost comes here at about the same time; the lowest of them speaks, and
  * its fail() ends the others while they hold their tongues. */
-static _Noreturn void give_up(const struct exchange *exchange) {
+_Noreturn void exchange_give_up(const struct exchange *exchange) {
     const struct comm *comm = exchange->comm;
     bool *silent = silent_ranks(exchange);
     char names[128];
@@ -207,7 +223,7 @@ void patience_begin(struct patience *patience) {
 
 void patience_pause(struct patience *patience, const struct exchange *exchange) {
     double idle = now() - patience->since;
-    if (exchange->comm->timeout > 0 && idle > exchange->comm->timeout) give_up(exchange);
+    if (exchange->comm->timeout > 0 && idle > exchange->comm->timeout) exchange_give_up(exchange);
     if (idle < 20e-6) return;
     if (idle < 1e-3)
         sched_yield();

@@ -8,8 +8,9 @@
  *   mpi_host.c          the exchanges between hosts
  *   mpi_sum.c           sums in rank order
  *
- * The CPU backend has its collectives from here (cpu.c); the CUDA backend has only what is between hosts, and
- * the staged ones where ranks share a device (nccl.c).
+ * The CPU backend has its collectives from here (cpu.c); the CUDA backend has what is between hosts, roll
+ * calls, and the staged collectives where ranks share a device (nccl.c). There the thread that watches NCCL
+ * uses exchanges of its own, beside those of the thread that runs the model.
  *
  * MPI serves as a carrier of point-to-point messages only: every order of addition is ours.
  */
@@ -38,7 +39,7 @@ void mpi_check(int code, const char *what);
 
 /* Messages between two ranks are matched by what they belong to: the number of the collective and its part.
  */
-enum part { FIRST_PART, SECOND_PART, HOST_PART, PARTS };
+enum part { FIRST_PART, SECOND_PART, HOST_PART, ROLL_CALL, PARTS };
 
 struct message {
     int peer;
@@ -69,6 +70,10 @@ void exchange_receive(struct exchange *exchange, void *data, size_t bytes, int p
 bool exchange_test(struct exchange *exchange);
 /* Waits until all have; collectives in flight move on meanwhile. */
 void exchange_wait(struct exchange *exchange);
+/* Ends the job: names the ranks that have not answered, and says after how long. */
+_Noreturn void exchange_give_up(const struct exchange *exchange);
+/* Closes it although messages may be pending: they are no longer of interest. */
+void exchange_withdraw(struct exchange *exchange);
 
 /* ---- collectives ---- */
 

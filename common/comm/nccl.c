@@ -1,0 +1,174 @@
+#include "common/comm/nccl_private.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/comm/mpi_private.h"
+#include "common/device/cuda/cuda.h"
+
+/* Ends the job with what NCCL says where `code` is an error; `what` was tried. */
+static void nccl_check(ncclResult_t code, const char *what) {
+    if (code == ncclSuccess) return;
+    fail("%s: NCCL says: %s (%s); run again with NCCL_DEBUG=WARN, which says more", what,
+         ncclGetErrorString(code), ncclGetLastError(NULL));
+}
+
+/* ---- communicators ---- */
+
+/* What ranks tell each other before they connect. */
+struct greeting {
+    ncclUniqueId id; /* rank 0's is the communicator's */
+    cudaUUID_t device;
+};
+
+/* NCCL would refuse as well, in words that do not help. */
+static void refuse_shared_devices(const struct comm *comm, const struct greeting *greetings) {
+    for (int r = 0; r < comm->size; r++)
+        for (int other = 0; other < r; other++)
+            if (comm_same_node(comm, r) && comm_same_node(comm, other) &&
+                memcmp(&greetings[r].device, &greetings[other].device, sizeof greetings[r].device) == 0)
+                fail(
+                    "ranks %d and %d have the same GPU: start no more ranks a node than it has GPUs, have "
+                    "the "
+                    "batch system show each rank its own or all ranks all of them, or let them share it, for "
+                    "learning, with --share_device",
+                    comm->world_ranks[other], comm->world_ranks[r]);
+}
+
+/* Sums must not change from run to run, and NVLink SHARP adds in whatever order the numbers come. Rings and
+ * trees do not; which of them, NCCL takes from the size, never from a clock. */
+static void pin_algorithms(void) {
+    setenv("NCCL_ALGO", "Ring,Tree", 0);
+}
+
+static ncclUniqueId meet(struct comm *comm) {
+    struct greeting mine = {0}, *all = xmalloc((size_t)comm->size * sizeof *all);
+    struct cudaDeviceProp properties;
+    pin_algorithms();
+    if (comm->rank == 0) nccl_check(ncclGetUniqueId(&mine.id), "connecting NCCL");
+    CUDA_CHECK(cudaGetDeviceProperties(&properties, cuda_ordinal(comm->family->device)), "connecting NCCL");
+    mine.device = properties.uuid;
+    comm_host_gather(comm, all, &mine, sizeof mine); /* all are there, or it says who is not */
+    refuse_shared_devices(comm, all);
+    ncclUniqueId id = all[0].id;
+    free(all);
+    return id;
+}
+
+static void nccl_attach(struct comm *comm) {
+    struct family *family = comm->family;
+    ncclComm_t handle;
+    if (comm->carried) return;
+    if (!family->state) family->state = flights_open();
+    ncclUniqueId id = meet(comm);
+    struct flight *flight = flight_begin(
+        family->state, (struct flight){.comm = comm, .what = "connecting NCCL", .timeout = comm->timeout});
+    nccl_check(ncclCommInitRank(&handle, comm->size, id, comm->rank), "connecting NCCL");
+    flight_end(family->state, flight);
+    comm->carried = handle;
+}
+
+static void nccl_close(struct comm *comm) {
+    struct flights *flights = comm->family->state;
+    if (comm->carried) {
+        CUDA_CHECK(cudaStreamSynchronize(flights_stream(flights)), "closing NCCL");
+        struct flight *flight = flight_begin(
+            flights, (struct flight){.comm = comm, .what = "closing NCCL", .timeout = comm->timeout});
+        nccl_check(ncclCommDestroy(comm->carried), "closing NCCL");
+        flight_end(flights, flight);
+        flights_forget(flights, comm);
+    }
+    if (flights && comm->family->members == 1) flights_close(flights);
+}
+
+/* ---- collectives ---- */
+
+static ncclDataType_t nccl_type(enum dtype dtype) {
+    static const ncclDataType_t types[] = {[FP32] = ncclFloat32,
+                                           [BF16] = ncclBfloat16,
+                                           [FP16] = ncclFloat16,
+                                           [FP64] = ncclFloat64,
+                                           [INT32] = ncclInt32};
+    return types[dtype];
+}
+
+/* Each rank's rows to and from each other one; its own are not NCCL's business. */
+static ncclResult_t queue_all_to_all(const struct operation *operation, ncclComm_t handle,
+                                     cudaStream_t stream) {
+    const struct comm *comm = operation->comm;
+    size_t element = dtype_size(operation->dtype);
+    ncclDataType_t type = nccl_type(operation->dtype);
+    ncclResult_t code = ncclGroupStart();
+    for (int r = 0; r < comm->size && code == ncclSuccess; r++) {
+        const size_t *sent = operation->send_offsets + r, *received = operation->recv_offsets + r;
+        if (r == comm->rank) continue;
+        if (sent[1] > sent[0])
+            code = ncclSend(operation->in + sent[0] * element, sent[1] - sent[0], type, r, handle, stream);
+        if (code == ncclSuccess && received[1] > received[0])
+            code = ncclRecv(operation->out + received[0] * element, received[1] - received[0], type, r,
+                            handle, stream);
+    }
+    ncclResult_t end = ncclGroupEnd();
+    return code == ncclSuccess ? end : code;
+}
+
+static ncclResult_t queue(const struct operation *operation, ncclComm_t handle, cudaStream_t stream) {
+    const struct comm *comm = operation->comm;
+    ncclDataType_t type = nccl_type(operation->dtype);
+    size_t count = operation->count;
+    if (operation->collective == ALL_TO_ALL) return queue_all_to_all(operation, handle, stream);
+    if (count == 0) return ncclSuccess;
+    switch (operation->collective) {
+    case ALL_REDUCE:
+        return ncclAllReduce(operation->in, operation->out, count, type, ncclSum, handle, stream);
+    case REDUCE_SCATTER:
+        return ncclReduceScatter(operation->in, operation->out, count, type, ncclSum, handle, stream);
+    case ALL_GATHER: /* comm.c has put this rank's slice into its place */
+        return ncclAllGather(operation->out + (size_t)comm->rank * count * dtype_size(operation->dtype),
+                             operation->out, count, type, handle, stream);
+    default:
+        return ncclBroadcast(operation->in, operation->out, count, type, operation->root, handle, stream);
+    }
+}
+
+static void nccl_start(struct operation *operation, struct stream *stream) {
+    struct comm *comm = operation->comm;
+    if (!comm->carried) nccl_attach(comm); /* split before the device was attached */
+    struct flights *flights = comm->family->state;
+    struct flight *flight =
+        flight_begin(flights, (struct flight){.comm = comm,
+                                              .handle = comm->carried,
+                                              .what = collective_name(operation->collective),
+                                              .number = operation->number,
+                                              .ticket = operation->ticket,
+                                              .timeout = comm->timeout});
+    flight_follow(flights, flight, cuda_stream(stream));
+    nccl_check(queue(operation, comm->carried, flights_stream(flights)), flight->what);
+    flight_queued(flights, flight);
+}
+
+static void nccl_wait(struct family *family, struct stream *stream, long long ticket) {
+    cudaEvent_t event = flights_event(family->state, ticket);
+    if (event) CUDA_CHECK(cudaStreamWaitEvent(cuda_stream(stream), event, 0), "waiting for a collective");
+}
+
+/* The device moves them on. */
+static void nccl_progress(struct family *family) {
+    (void)family;
+}
+
+static const struct carrier nccl_carrier = {.queues = true,
+                                            .attach = nccl_attach,
+                                            .start = nccl_start,
+                                            .wait = nccl_wait,
+                                            .progress = nccl_progress,
+                                            .close = nccl_close};
+
+const struct carrier *backend_carrier(const struct comm_options *options) {
+    return options->share_device ? &mpi_staged_carrier : &nccl_carrier;
+}
+
+/* The thread that watches NCCL asks who is there. */
+int backend_mpi_threads(void) {
+    return MPI_THREAD_MULTIPLE;
+}
