@@ -26,6 +26,7 @@ static void open_machine(struct session *s, int count, char **arguments) {
     /* The world comes first even where the settings are wrong: it knows how to say so once, and to end all
      * ranks. */
     s->comm = comm_open_world(&(struct comm_options){.timeout = settings->communication_timeout,
+                                                     .share_device = settings->share_device,
                                                      .dry_rank = (int)settings->dry_rank,
                                                      .dry_size = (int)settings->dry_world_size,
                                                      .dry_node_size = (int)settings->dry_node_size});
@@ -40,7 +41,8 @@ static void open_machine(struct session *s, int count, char **arguments) {
                                              .node_size = comm_node_size(s->comm),
                                              .threads = (int)settings->threads,
                                              .memory_limit = (size_t)settings->device_memory_limit << 20,
-                                             .dtype = s->dtype});
+                                             .dtype = s->dtype,
+                                             .share_device = settings->share_device});
     comm_attach(s->comm, s->device);
     s->stream = stream_open(s->device, "compute");
 }

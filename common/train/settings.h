@@ -69,6 +69,7 @@ struct settings {
     /* machine */
     int64_t threads;                /* CPU threads a rank; 0: its share of the node's cores */
     int64_t device_memory_limit;    /* MiB of device memory a rank may use; 0: what there is */
+    bool share_device;              /* ranks of a node may have the same GPU */
     double communication_timeout;   /* seconds */
     int64_t memory_sample_interval; /* milliseconds; 0: no sampler */
     /* dry backend: which rank of how many is played, and how many of them share a node (0: all) */
