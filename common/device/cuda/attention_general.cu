@@ -5,6 +5,8 @@
  * its largest score, its sum, and the mean of the values, rescaled whenever the largest grows. Backward: one
  * kernel walks along the keys of a query for dq, another along the queries of a key for dk and dv, so that
  * each sum has one warp and one order.
+ * ALiBi's term is slope · (key − last key that the row sees): for the softmax the same as slope · key, and
+ * small where scores matter.
  */
 #include <cmath>
 
@@ -110,7 +112,8 @@ __global__ void __launch_bounds__(32 * WARPS)
         const int key = first + lane;
         float score = -INFINITY;
         if (key < visible)
-            score = dot(q, in.qkv + offset_of(in, p, p.first + key, K), in.dim) + slope * (float)key;
+            score = dot(q, in.qkv + offset_of(in, p, p.first + key, K), in.dim) +
+                    slope * (float)(key + 1 - visible);
         const float top = fmaxf(largest, warp_max(score)), shrink = expf(largest - top);
         const float weight = expf(score - top);
         sum = sum * shrink + warp_sum(weight);
@@ -157,7 +160,8 @@ __global__ void __launch_bounds__(32 * WARPS)
         if (key < visible) {
             const T *k = in.qkv + offset_of(in, p, p.first + key, K);
             const T *v = in.qkv + offset_of(in, p, p.first + key, V);
-            ds = expf(dot(q, k, in.dim) + slope * (float)key - normal) * (dot(d_out, v, in.dim) - delta);
+            const float score = dot(q, k, in.dim) + slope * (float)(key + 1 - visible);
+            ds = expf(score - normal) * (dot(d_out, v, in.dim) - delta);
         }
         const int count = visible - first < 32 ? visible - first : 32;
         for (int i = 0; i < count; i++) {
@@ -178,7 +182,7 @@ __global__ void __launch_bounds__(32 * WARPS) general_keys_kernel(T *dqkv, const
     place p;
     if (!find_place(&p, in)) return;
     const int lane = (int)threadIdx.x;
-    const float bias = slope_of(in, p) * (float)p.row();
+    const float slope = slope_of(in, p);
     fetch(k, in.qkv + offset_of(in, p, p.token, K), in.dim, in.scale);
     fetch(v, in.qkv + offset_of(in, p, p.token, V), in.dim, 1);
     for (int d = lane; d < in.dim; d += 32) dk[d] = dv[d] = 0;
@@ -187,7 +191,9 @@ __global__ void __launch_bounds__(32 * WARPS) general_keys_kernel(T *dqkv, const
         const int query = first + lane;
         float weight = 0, ds = 0;
         if (query < last) {
-            const float score = dot(k, in.qkv + offset_of(in, p, query, Q), in.dim) + bias;
+            const int visible = p.visible(query - p.first);
+            const float score =
+                dot(k, in.qkv + offset_of(in, p, query, Q), in.dim) + slope * (float)(p.row() + 1 - visible);
             weight = expf(score - lse[number_of(in, p, query)]);
             ds = weight * (dot(v, dout + row_of(in, p, query), in.dim) - deltas[number_of(in, p, query)]);
         }

@@ -3,7 +3,7 @@
  *
  * A block takes the few columns that fill two vectors of V elements (32 bytes of a row, what memory gives at
  * least) of all rows, so that one launch is enough and no sum depends on the device. Each thread adds the
- * rows of its place, then the warp's, then the block's: with n rows, the rounding errors of n / 256 + 8
+ * rows of its place, then the warp's, then the block's: with n rows, the rounding errors of n / 512 + 9
  * additions.
  */
 #ifndef COMMON_DEVICE_CUDA_COLUMNS_CUH
@@ -11,7 +11,7 @@
 
 #include "common/device/cuda/cuda.cuh"
 
-enum { COLUMN_THREADS = 512, COLUMN_ROWS = COLUMN_THREADS / 2, COLUMN_WARPS = COLUMN_THREADS / 32 };
+enum { COLUMN_THREADS = 1024, COLUMN_ROWS = COLUMN_THREADS / 2, COLUMN_WARPS = COLUMN_THREADS / 32 };
 
 /* Which of its rows and columns a thread takes: rows first_row, first_row + COLUMN_ROWS, …; V columns. */
 template <int V> struct column_place {

@@ -181,16 +181,19 @@ __global__ void __launch_bounds__(THREADS) rows_kernel(T *dx, backward_input<T> 
     const row_part<T, V, CHUNKS> dy(in.dy + start, h), x(in.x + start, h);
     const float mean = in.mean[blockIdx.x], rstd = in.rstd[blockIdx.x];
     float sum = 0, product = 0, slope[V], normal[V];
-    auto get = [&](int chunk, unsigned first) { /* g and n of a vector */
-                                                float weight[V];
-                                                dy.get(slope, chunk, first);
-                                                x.get(normal, chunk, first);
-                                                load_lanes(weight, in.weight + first);
+    auto get = [&](int chunk,
+                   unsigned first) { /* g and n of a vector */
+                                     float weight[V];
+                                     dy.get(slope, chunk, first);
+                                     x.get(normal, chunk, first);
+                                     load_lanes(weight, in.weight + first);
 #pragma unroll
-                                                for (int i = 0; i < V; i++) {
-                                                    slope[i] *= weight[i];
-                                                    normal[i] = (normal[i] - mean) * rstd;
-                                                }
+                                     for (int i = 0; i < V; i++) {
+                                         slope[i] = __fmul_rn(
+                                             slope[i],
+                                             weight[i]); /* rounded: the same in sums and differences */
+                                         normal[i] = (normal[i] - mean) * rstd;
+                                     }
     };
     each_vector<V, CHUNKS>(h, [&](int chunk, unsigned first) {
         get(chunk, first);

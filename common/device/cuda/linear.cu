@@ -2,6 +2,7 @@
  * Linear layers, as products.
  */
 #include "common/device/cuda/columns.cuh"
+#include "common/device/cuda/gelu.cuh"
 #include "common/device/cuda/product.cuh"
 
 void linear_forward(struct stream *stream, enum dtype dtype, void *y, size_t ldy, const void *x,
@@ -28,8 +29,11 @@ void linear_gelu_forward(struct stream *stream, enum dtype dtype, void *out, voi
     product.m = m, product.n = n, product.k = k;
     product.out = pre, product.ldout = n;
     product.bias = bias;
-    product.activated = out;
-    if (m && n) multiply(stream, &product);
+    if (!m || !n) return;
+    multiply(stream, &product);
+    /* Of pre as it is stored, so that gelu_forward() gives the same bits when it recomputes. cuBLASLt's own
+     * epilogue would round later, and took as long as these two kernels (H100, bloom-560m). */
+    gelu_elements(stream, dtype, out, pre, m * n);
 }
 
 void linear_backward_input(struct stream *stream, enum dtype dtype, void *dx, enum dtype dx_dtype,

@@ -2,12 +2,17 @@
  * Cross entropy with its gradient in place of the logits, and sums.
  */
 #include <cmath>
+#include <cooperative_groups.h>
 
 #include "common/device/cuda/cuda.cuh"
 
-/* ---- cross entropy: a block takes a row, and reads it twice ---- */
+/* ---- cross entropy ----
+ *
+ * A row of logits (half a megabyte) is read twice: for its largest value and its sum, and to be replaced by
+ * its gradient. Where blocks can form clusters (compute capability 9.0), CLUSTER of them share a row, so that
+ * there are few rows at a time, and the second reading finds them in the second-level cache. */
 
-enum { ROW_THREADS = 1024 };
+enum { ROW_THREADS = 512, CLUSTER = 8 };
 
 #define LOG2_E 1.44269504f
 
@@ -43,15 +48,37 @@ template <int V> __device__ inline void take(running &so_far, const float (&valu
     so_far.sum += sum;
 }
 
-/* The whole row's largest logit and sum, from each thread's. */
-__device__ inline void merge(const running &mine, float *largest, double *sum) {
+/* The block's largest logit and sum, from each thread's. */
+__device__ inline running merge_threads(const running &mine) {
     __shared__ float tops[ROW_THREADS / 32];
     const float top = warp_max(mine.largest);
     if (threadIdx.x % 32 == 0) tops[threadIdx.x / 32] = top;
     __syncthreads();
-    *largest = warp_max(tops[threadIdx.x % 32]);
-    const float scale = power_of_2((shift_of(mine.largest) - shift_of(*largest)) * LOG2_E);
-    *sum = block_sum<ROW_THREADS>((double)(mine.largest == -INFINITY ? mine.sum : mine.sum * scale));
+    const float largest = warp_max(tops[threadIdx.x % (ROW_THREADS / 32)]);
+    const float scale = power_of_2((shift_of(mine.largest) - shift_of(largest)) * LOG2_E);
+    return {largest, block_sum<ROW_THREADS>(mine.largest == -INFINITY ? mine.sum : mine.sum * scale)};
+}
+
+/* The row's, from its BLOCKS blocks', in their order. */
+template <int BLOCKS> __device__ inline void merge_blocks(const running &mine, float *largest, double *sum) {
+    *largest = mine.largest;
+    *sum = mine.sum;
+#if __CUDA_ARCH__ >= 900
+    if constexpr (BLOCKS > 1) {
+        __shared__ running shared;
+        const cooperative_groups::cluster_group cluster = cooperative_groups::this_cluster();
+        if (threadIdx.x == 0) shared = mine;
+        cluster.sync();
+        for (unsigned b = 0; b < BLOCKS; b++)
+            *largest = fmaxf(*largest, cluster.map_shared_rank(&shared, b)->largest);
+        *sum = 0;
+        for (unsigned b = 0; b < BLOCKS; b++) {
+            const running theirs = *cluster.map_shared_rank(&shared, b);
+            *sum += theirs.sum * (double)power_of_2((shift_of(theirs.largest) - shift_of(*largest)) * LOG2_E);
+        }
+        cluster.sync(); /* no block ends while others read its memory */
+    }
+#endif
 }
 
 template <typename T> struct cross_entropy_arguments {
@@ -65,56 +92,77 @@ template <typename T> struct cross_entropy_arguments {
     float inverse_positions;
 };
 
-/* x[i] = value(i, x[i]) for i in first … count − 1, by all threads of the block. */
-template <typename T, int V, typename Value> __device__ inline void replace(T *x, size_t count, Value value) {
-    const size_t whole = count - count % V;
-    for (size_t first = threadIdx.x * V; first < whole; first += ROW_THREADS * V) {
+/* A thread among the BLOCKS · ROW_THREADS of a row. */
+template <int BLOCKS> __device__ inline size_t thread_of_row() {
+    return (size_t)(blockIdx.x % BLOCKS) * ROW_THREADS + threadIdx.x;
+}
+
+/* x[i] = value(i, x[i]) for i in 0 … count − 1, by all threads of the row. */
+template <typename T, int V, int BLOCKS, typename Value>
+__device__ inline void replace(T *x, size_t count, Value value) {
+    const size_t whole = count - count % V, thread = thread_of_row<BLOCKS>();
+    for (size_t first = thread * V; first < whole; first += BLOCKS * ROW_THREADS * V) {
         float values[V];
         load_lanes(values, x + first);
 #pragma unroll
         for (int i = 0; i < V; i++) values[i] = value(first + i, values[i]);
         store_lanes(x + first, values);
     }
-    if (whole + threadIdx.x < count)
-        store(&x[whole + threadIdx.x], value(whole + threadIdx.x, load(&x[whole + threadIdx.x])));
+    if (whole + thread < count) store(&x[whole + thread], value(whole + thread, load(&x[whole + thread])));
 }
 
-template <typename T, int V>
+template <typename T, int V, int BLOCKS>
 __global__ void __launch_bounds__(ROW_THREADS) cross_entropy_kernel(cross_entropy_arguments<T> in) {
-    const size_t r = blockIdx.x;
+    const size_t r = blockIdx.x / BLOCKS, thread = thread_of_row<BLOCKS>();
     T *row = in.logits + r * in.ld;
     const float weight = in.weights[r];
     if (weight == 0.0f) {
-        if (threadIdx.x == 0) in.losses[r] = 0.0f;
-        if (in.gradient) replace<T, V>(row, in.ld, [](size_t, float) { return 0.0f; });
+        if (thread == 0) in.losses[r] = 0.0f;
+        if (in.gradient) replace<T, V, BLOCKS>(row, in.ld, [](size_t, float) { return 0.0f; });
         return;
     }
     running mine = {-INFINITY, 0.0f};
     const size_t whole = in.vocabulary - in.vocabulary % V;
-    for (size_t first = threadIdx.x * V; first < whole; first += ROW_THREADS * V) {
+#pragma unroll 4
+    for (size_t first = thread * V; first < whole; first += BLOCKS * ROW_THREADS * V) {
         float values[V];
         load_lanes(values, row + first);
         take(mine, values);
     }
-    if (whole + threadIdx.x < in.vocabulary) {
-        const float last[1] = {load(&row[whole + threadIdx.x])};
+    if (whole + thread < in.vocabulary) {
+        const float last[1] = {load(&row[whole + thread])};
         take(mine, last);
     }
     const size_t label = (size_t)in.labels[r];
-    const double label_logit =
-        load(&row[label]); /* before it is overwritten: merge() waits for all threads */
+    const double label_logit = load(&row[label]); /* nothing is replaced before all threads have merged */
     float largest;
     double sum;
-    merge(mine, &largest, &sum);
-    if (threadIdx.x == 0) in.losses[r] = weight * (float)(log(sum) + ((double)largest - label_logit));
+    merge_blocks<BLOCKS>(merge_threads(mine), &largest, &sum);
+    if (thread == 0) in.losses[r] = weight * (float)(log(sum) + ((double)largest - label_logit));
     if (!in.gradient) return;
     const float scale = weight * *in.loss_scale * in.inverse_positions, factor = (float)(scale / sum);
     const float at_label = (float)(scale * (exp(label_logit - largest) / sum - 1.0));
     const size_t vocabulary = in.vocabulary;
-    replace<T, V>(row, in.ld, [=](size_t column, float logit) {
+    replace<T, V, BLOCKS>(row, in.ld, [=](size_t column, float logit) {
         const float value = power_of_2((logit - largest) * LOG2_E) * factor;
         return column == label ? at_label : column < vocabulary ? value : 0.0f;
     });
+}
+
+/* A row a cluster, where BLOCKS is more than 1. */
+template <typename T, int V, int BLOCKS>
+static void launch_rows(cudaStream_t on, const cross_entropy_arguments<T> &in, size_t rows) {
+    cudaLaunchAttribute attribute = {};
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim.x = BLOCKS;
+    attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
+    cudaLaunchConfig_t launch = {};
+    launch.gridDim = dim3((unsigned)rows * BLOCKS);
+    launch.blockDim = dim3(ROW_THREADS);
+    launch.stream = on;
+    launch.attrs = &attribute;
+    launch.numAttrs = BLOCKS > 1 ? 1 : 0;
+    CUDA_CHECK(cudaLaunchKernelEx(&launch, cross_entropy_kernel<T, V, BLOCKS>, in), "cross entropy");
 }
 
 void cross_entropy(struct stream *stream, enum dtype dtype, void *logits, float *losses,
@@ -127,12 +175,13 @@ void cross_entropy(struct stream *stream, enum dtype dtype, void *logits, float 
         const cross_entropy_arguments<T> in = {
             (T *)logits, losses, labels, weights, vocabulary, ld, gradient, loss_scale, inverse_positions};
         cudaStream_t on = cuda_stream(stream);
-        if (aligned16(logits) && ld % LANES<T> == 0)
-            cross_entropy_kernel<T, LANES<T>><<<(unsigned)rows, ROW_THREADS, 0, on>>>(in);
+        if (!aligned16(logits) || ld % LANES<T> != 0)
+            launch_rows<T, 1, 1>(on, in, rows);
+        else if (cuda_capability(stream_device(stream)) >= 90)
+            launch_rows<T, LANES<T>, CLUSTER>(on, in, rows);
         else
-            cross_entropy_kernel<T, 1><<<(unsigned)rows, ROW_THREADS, 0, on>>>(in);
+            launch_rows<T, LANES<T>, 1>(on, in, rows);
     });
-    CUDA_LAUNCHED("cross entropy");
 }
 
 /* ---- sums ----

@@ -43,12 +43,10 @@ __global__ void __launch_bounds__(TILE *TILE)
         __syncthreads();
     }
     if (row >= product.m || column >= product.n) return;
-    Out *out = (Out *)product.out + row * product.ldout + column;
     if (product.bias) sum += load((const Out *)product.bias + column);
     if (product.add) sum += load((const Out *)product.add + row * product.ldadd + column);
     if (product.pre) sum *= gelu_derivative(load((const Out *)product.pre + row * product.n + column));
-    store(out, sum);
-    if (product.activated) store((Out *)product.activated + row * product.n + column, gelu(load(out)));
+    store((Out *)product.out + row * product.ldout + column, sum);
 }
 
 void multiply_general(struct stream *stream, const struct product *product) {

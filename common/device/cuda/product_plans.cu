@@ -100,7 +100,7 @@ static void describe(struct plan *plan) {
     set(&plan->product, CUBLASLT_MATMUL_DESC_TRANSA, b_transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
     set(&plan->product, CUBLASLT_MATMUL_DESC_TRANSB, a_transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
     set(&plan->product, CUBLASLT_MATMUL_DESC_EPILOGUE, (cublasLtEpilogue_t)key->epilogue);
-    if (key->epilogue == CUBLASLT_EPILOGUE_GELU_AUX_BIAS || key->epilogue == CUBLASLT_EPILOGUE_DGELU)
+    if (key->epilogue == CUBLASLT_EPILOGUE_DGELU)
         set(&plan->product, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, (int64_t)key->n);
     if (b_transposed)
         describe_layout(&plan->a, key->dtype, key->k, key->n, key->ldb);
@@ -156,8 +156,7 @@ static struct plan *plan_of(struct products *products, const struct key *key) {
 /* ---- products ---- */
 
 static int alignment_of(const struct product *p) {
-    const void *const pointers[] = {p->a.elements, p->b.elements, p->out, p->bias,
-                                    p->add,        p->activated,  p->pre};
+    const void *const pointers[] = {p->a.elements, p->b.elements, p->out, p->bias, p->add, p->pre};
     uintptr_t bits = 256;
     for (const void *pointer : pointers) bits |= (uintptr_t)pointer;
     return (int)(bits & (~bits + 1)); /* the lowest bit that is set */
@@ -173,7 +172,6 @@ static bool vectors_fit(const struct product *p) {
 
 static cublasLtEpilogue_t epilogue_of(const struct product *p) {
     if (p->pre) return CUBLASLT_EPILOGUE_DGELU;
-    if (p->activated) return CUBLASLT_EPILOGUE_GELU_AUX_BIAS;
     return p->bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
 }
 
@@ -192,12 +190,10 @@ static bool multiply_planned(struct stream *stream, const struct product *p) {
     struct plan *plan = plan_of(products, &key);
     if (!plan->offered) return false;
     if (p->bias) set(&plan->product, CUBLASLT_MATMUL_DESC_BIAS_POINTER, p->bias);
-    void *const main_output = p->activated ? p->activated : p->out;
-    if (p->activated) set(&plan->product, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, p->out);
     if (p->pre) set(&plan->product, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, p->pre);
     const float one = 1, beta = p->add ? 1 : 0;
     check(cublasLtMatmul(products->handle, &plan->product, &one, p->b.elements, &plan->a, p->a.elements,
-                         &plan->b, &beta, p->add ? p->add : main_output, &plan->add, main_output, &plan->out,
+                         &plan->b, &beta, p->add ? p->add : p->out, &plan->add, p->out, &plan->out,
                          &plan->algorithm, cuda_workspace(stream), CUDA_WORKSPACE_BYTES, cuda_stream(stream)),
           "a matrix product");
     return true;
@@ -208,14 +204,10 @@ void multiply(struct stream *stream, const struct product *product) {
         if (multiply_planned(stream, product)) return;
         /* Without the epilogue, which follows on its own. */
         struct product plain = *product;
-        plain.activated = NULL;
         plain.pre = NULL;
-        const size_t count = product->m * product->n;
-        if ((product->activated || product->pre) && multiply_planned(stream, &plain)) {
-            if (product->activated)
-                gelu_elements(stream, product->out_dtype, product->activated, product->out, count);
-            else
-                gelu_multiply_derivative(stream, product->out_dtype, product->out, product->pre, count);
+        if (product->pre && multiply_planned(stream, &plain)) {
+            gelu_multiply_derivative(stream, product->out_dtype, product->out, product->pre,
+                                     product->m * product->n);
             return;
         }
     }

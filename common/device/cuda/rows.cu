@@ -63,11 +63,11 @@ void scatter_rows(struct stream *stream, enum dtype dtype, void *out, const void
 /* ---- the look-up's backward ----
  *
  * by_id lists the tokens in the order of their ids, so those of one row of the table stand together. A block
- * looks at one place of by_id, and where a row's tokens begin there, it adds them up and adds the sum to the
- * row, once. Rows that occur often (padding) are the reason for GROUPS: group g of threads adds tokens g, g +
- * GROUPS, …, and then the groups' sums are added in their order. */
+ * looks at places of by_id, far from each other, and where a row's tokens begin, it adds them up and adds the
+ * sum to the row, once. Rows that occur often (padding) are the reason for GROUPS: group g of threads adds
+ * tokens g, g + GROUPS, …, and then the groups' sums are added in their order. */
 
-enum { GROUPS = 8, GROUP_THREADS = 64, EMBEDDING_THREADS = GROUPS * GROUP_THREADS };
+enum { GROUPS = 8, GROUP_THREADS = 64, EMBEDDING_THREADS = GROUPS * GROUP_THREADS, EMBEDDING_BLOCKS = 256 };
 
 /* The first place from `low` on whose id is `id` or more. */
 __device__ inline size_t place_of(int64_t id, const int32_t *ids, const int32_t *by_id, size_t low,
@@ -83,24 +83,36 @@ __device__ inline size_t place_of(int64_t id, const int32_t *ids, const int32_t 
     return low;
 }
 
-template <typename T, int V>
-__global__ void __launch_bounds__(EMBEDDING_THREADS)
-    embedding_kernel(T *table, size_t first_row, size_t rows, const T *dx, const int32_t *ids,
-                     const int32_t *by_id, size_t n, size_t h) {
+template <typename T> struct embedding_arguments {
+    T *table;
+    size_t first_row, rows;
+    const T *dx;
+    const int32_t *ids, *by_id;
+    size_t n, h;
+};
+
+/* Do the tokens of a row that is asked for begin at this place? */
+template <typename T> __device__ inline bool begins_row(const embedding_arguments<T> &in, size_t place) {
+    const size_t id = (size_t)in.ids[in.by_id[place]];
+    if (id < in.first_row || id >= in.first_row + in.rows) return false;
+    return place == 0 || (size_t)in.ids[in.by_id[place - 1]] != id;
+}
+
+/* By all threads of the block. */
+template <typename T, int V> __device__ inline void add_row(const embedding_arguments<T> &in, size_t begin) {
     __shared__ float sums[GROUPS][GROUP_THREADS * V];
-    const size_t begin = blockIdx.x, id = (size_t)ids[by_id[begin]];
-    if (id < first_row || id >= first_row + rows) return;
-    if (begin > 0 && (size_t)ids[by_id[begin - 1]] == id) return;
-    const size_t end = place_of((int64_t)id + 1, ids, by_id, begin, n);
-    const unsigned lane = threadIdx.x, group = threadIdx.y;
-    for (size_t first = 0; first < h; first += GROUP_THREADS * V) {
+    const int32_t id = in.ids[in.by_id[begin]];
+    const size_t end = place_of((int64_t)id + 1, in.ids, in.by_id, begin, in.n);
+    const unsigned lane = threadIdx.x % GROUP_THREADS, group = threadIdx.x / GROUP_THREADS;
+    T *const row = in.table + ((size_t)id - in.first_row) * in.h;
+    for (size_t first = 0; first < in.h; first += GROUP_THREADS * V) {
         const size_t column = first + lane * V;
         float sum[V] = {};
-        if (column < h) {
+        if (column < in.h) {
 #pragma unroll 4
             for (size_t i = begin + group; i < end; i += GROUPS) {
                 float values[V];
-                load_lanes(values, dx + (size_t)by_id[i] * h + column);
+                load_lanes(values, in.dx + (size_t)in.by_id[i] * in.h + column);
 #pragma unroll
                 for (int j = 0; j < V; j++) sum[j] += values[j];
             }
@@ -108,14 +120,27 @@ __global__ void __launch_bounds__(EMBEDDING_THREADS)
 #pragma unroll
         for (int j = 0; j < V; j++) sums[group][lane * V + j] = sum[j];
         __syncthreads();
-        for (unsigned j = group * GROUP_THREADS + lane; j < GROUP_THREADS * V; j += EMBEDDING_THREADS) {
-            if (first + j >= h) continue;
+        for (unsigned j = threadIdx.x; j < GROUP_THREADS * V && first + j < in.h; j += EMBEDDING_THREADS) {
             float total = 0;
 #pragma unroll
             for (int g = 0; g < GROUPS; g++) total += sums[g][j];
-            T *out = table + (id - first_row) * h + first + j;
-            store(out, load(out) + total);
+            store(&row[first + j], load(&row[first + j]) + total);
         }
+        __syncthreads();
+    }
+}
+
+template <typename T, int V>
+__global__ void __launch_bounds__(EMBEDDING_THREADS) embedding_kernel(embedding_arguments<T> in) {
+    __shared__ unsigned found[EMBEDDING_THREADS / 32]; /* a bit a place */
+    for (size_t first = blockIdx.x; first < in.n; first += (size_t)EMBEDDING_THREADS * gridDim.x) {
+        const size_t place = first + (size_t)threadIdx.x * gridDim.x;
+        const unsigned bits = __ballot_sync(0xffffffff, place < in.n && begins_row(in, place));
+        if (threadIdx.x % 32 == 0) found[threadIdx.x / 32] = bits;
+        __syncthreads();
+        for (unsigned word = 0; word < EMBEDDING_THREADS / 32; word++)
+            for (unsigned left = found[word]; left; left &= left - 1)
+                add_row<T, V>(in, first + (size_t)(word * 32 + (unsigned)__ffs((int)left) - 1) * gridDim.x);
         __syncthreads();
     }
 }
@@ -126,14 +151,13 @@ void embedding_backward(struct stream *stream, enum dtype dtype, void *dtable, s
     if (n == 0 || h == 0) return;
     for_dtype(dtype, [&](auto zero) {
         using T = decltype(zero);
-        const dim3 threads(GROUP_THREADS, GROUPS);
+        const embedding_arguments<T> in = {(T *)dtable, first_row, rows, (const T *)dx, ids, by_id, n, h};
+        const unsigned blocks = blocks_for(n, 1, EMBEDDING_BLOCKS);
         cudaStream_t on = cuda_stream(stream);
         if (aligned16(dx) && h % LANES<T> == 0)
-            embedding_kernel<T, LANES<T>><<<(unsigned)n, threads, 0, on>>>((T *)dtable, first_row, rows,
-                                                                           (const T *)dx, ids, by_id, n, h);
+            embedding_kernel<T, LANES<T>><<<blocks, EMBEDDING_THREADS, 0, on>>>(in);
         else
-            embedding_kernel<T, 1><<<(unsigned)n, threads, 0, on>>>((T *)dtable, first_row, rows,
-                                                                    (const T *)dx, ids, by_id, n, h);
+            embedding_kernel<T, 1><<<blocks, EMBEDDING_THREADS, 0, on>>>(in);
     });
     CUDA_LAUNCHED("gradient of the embedding");
 }
