@@ -16,7 +16,7 @@
 #include "tests/support/run_files.h"
 #include "tests/support/temporary.h"
 
-enum { UPDATES = 14, MOST_SECONDS = 60 };
+enum { UPDATES = 14, MOST_SECONDS = 120 };
 
 static char *folder;          /* of all runs of this program */
 static double update_seconds; /* of one update with its saving, as measured */
@@ -82,38 +82,51 @@ static void sleep_seconds(double seconds) {
     nanosleep(&time, NULL);
 }
 
-static bool has(const char *output_dir, int update, const char *suffix) {
-    char *path = xformat("%s/checkpoint-%d%s", output_dir, update, suffix);
+/* When, and what, to kill: once the update's checkpoint stands and some seconds have passed, or (saving) once
+ * this file of it is there, which is not yet a checkpoint. */
+struct kill {
+    int update;
+    const char *saving; /* NULL: not then */
+    double wait;
+    int rank; /* one of them, KILL_ALL or KILL_LAUNCHER */
+};
+
+/* A random moment in the part that is number `number` of `parts` of a run. */
+static struct kill random_kill(int number, int parts, int rank) {
+    static const char *const files[] = {"",
+                                        "/config.json",
+                                        "/tokenizer.json",
+                                        "/model.safetensors.part",
+                                        "/model.safetensors",
+                                        "/state.json",
+                                        "/manifest.json"};
+    int first = number * (UPDATES - 1) / parts, end = (number + 1) * (UPDATES - 1) / parts;
+    struct kill kill = {.update = first + (int)random_below((unsigned)(end - first > 0 ? end - first : 1)),
+                        .rank = rank};
+    if (random_below(2) == 0) {
+        kill.update++;
+        kill.saving = files[random_below(sizeof files / sizeof *files)];
+    } else {
+        kill.wait = update_seconds * 0.0012 * random_below(1000);
+    }
+    return kill;
+}
+
+static bool has(const char *output_dir, int update, const char *inside) {
+    char *path = xformat("%s/checkpoint-%d%s", output_dir, update, inside);
     bool found = file_exists(path);
     free(path);
     return found;
 }
 
-/* When, and what, to kill. */
-struct kill {
-    int update; /* after that one's checkpoint stands, or (saving) while it is written … */
-    bool saving;
-    double wait; /* … and so many seconds later */
-    int rank;    /* one of them, KILL_ALL or KILL_LAUNCHER */
-};
-
-/* A random moment in the part that is number `number` of `parts` of a run. */
-static struct kill random_kill(int number, int parts, int rank) {
-    int first = number * (UPDATES - 1) / parts, end = (number + 1) * (UPDATES - 1) / parts;
-    struct kill kill = {.update = first + (int)random_below((unsigned)(end - first > 0 ? end - first : 1)),
-                        .rank = rank};
-    kill.saving = random_below(2) == 0;
-    if (kill.saving) kill.update++;
-    kill.wait = update_seconds * random_below(1000) / 1000 * (kill.saving ? 0.8 : 1.2);
-    return kill;
-}
-
 /* With save_steps 2 only every other update has a checkpoint. */
 static bool begins(const char *output_dir, struct kill kill) {
     char *metrics = xformat("%s/metrics.jsonl", output_dir);
+    char *file = xformat(".part%s", kill.saving ? kill.saving : "");
     bool begun = kill.update == 0 && file_exists(metrics);
     for (int update = kill.update; update <= kill.update + 1 && kill.update; update++)
-        begun = begun || has(output_dir, update, "") || (kill.saving && has(output_dir, update, ".part"));
+        begun = begun || has(output_dir, update, "") || (kill.saving && has(output_dir, update, file));
+    free(file);
     free(metrics);
     return begun;
 }
@@ -122,7 +135,7 @@ static bool begins(const char *output_dir, struct kill kill) {
 static void wait_for(struct killable *run, const char *output_dir, struct kill kill) {
     while (!begins(output_dir, kill)) {
         if (!killable_runs(run)) fail_msg("the run ended (%d) before update %d", run->exit_code, kill.update);
-        sleep_seconds(0.0002);
+        sleep_seconds(0.0001);
     }
     for (double waited = 0; waited < kill.wait && !has(output_dir, UPDATES, ".part"); waited += 0.0005)
         sleep_seconds(kill.wait - waited < 0.0005 ? kill.wait - waited : 0.0005);
@@ -251,7 +264,7 @@ static void test_save_total_limit(void **state) {
     char *whole = reference(0, ""), *limited = output("limited");
     int count;
     run_killed(0, limited, "--save_total_limit 2",
-               (struct kill){.update = 7, .saving = true, .rank = KILL_ALL});
+               (struct kill){.update = 7, .saving = "", .rank = KILL_ALL});
     assert_true(check_checkpoints(limited, &count) >= 6);
     assert_true(count == 2 || count == 3); /* the oldest goes once the newest stands */
     resume(0, limited, "--save_total_limit 2");
