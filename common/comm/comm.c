@@ -282,7 +282,7 @@ void comm_close(struct comm *comm) {
     if (!comm) return;
     struct family *family = comm->family;
     for (struct operation *operation; (operation = oldest(family));) finish(operation);
-    if (comm->size > 1 && family->carrier->close) family->carrier->close(comm);
+    if (family->carrier->close) family->carrier->close(comm);
     backend_close(comm);
     if (--family->members == 0) {
         for (int i = 0; i < IN_FLIGHT; i++) device_free(family->device, family->staging[i].memory);

@@ -58,7 +58,8 @@ struct carrier {
     /* Where it does not: returns when it is complete. */
     void (*finish)(struct operation *operation);
     void (*progress)(struct family *family);
-    /* Completes what is queued, and lets go of what attach() and start() made. NULL: nothing to do. */
+    /* Completes what is queued, and lets go of what attach() and start() made, if they ever did; what belongs
+     * to the family with its last communicator. NULL: nothing to do. */
     void (*close)(struct comm *comm);
 };
 

@@ -12,8 +12,9 @@ enum {
     LOOK_NANOSECONDS = 50000000, /* between two looks of the thread */
 };
 #define CONNECTING_SECONDS 60.0 /* that NCCL may take for setting up connections, when no progress shows */
-#define LAUNCHER_SECONDS 1.0 /* for the launcher to say that a process ended, which explains NCCL's errors   \
-                              */
+#define LAUNCHER_SECONDS                                                                                     \
+    1.0 /* for the launcher to say that a process ended, which explains NCCL's errors                        \
+         */
 
 /* What the thread has seen of the oldest flight. */
 struct vigil {
