@@ -23,29 +23,36 @@ __device__ inline float power_of_2(float x) {
     return result;
 }
 
-/* The largest logit seen, and Σ exp(logit − largest). */
+/* The largest logit seen, and Σ 2^(logit · log2 e − shift). The shift is rounded, but one and the same number
+ * in all of a row's terms and in its loss: it costs no digits. */
 struct running {
     float largest, sum;
 };
 
-/* What is subtracted: 0 as long as all are −∞. */
+/* 0 as long as all logits are −∞. */
 __device__ inline float shift_of(float largest) {
-    return largest == -INFINITY ? 0.0f : largest;
+    return largest == -INFINITY ? 0.0f : largest * LOG2_E;
 }
 
 template <int V> __device__ inline void take(running &so_far, const float (&values)[V]) {
     float largest = so_far.largest;
 #pragma unroll
-    for (int i = 0; i < V; i++) largest = values[i] > largest ? values[i] : largest; /* passes NaNs over */
+    for (int i = 0; i < V; i++) largest = fmaxf(largest, values[i]); /* passes NaNs over */
+    const float shift = shift_of(largest);
     if (largest > so_far.largest) {
-        so_far.sum *= power_of_2((so_far.largest - largest) * LOG2_E);
+        if (so_far.largest != -INFINITY) so_far.sum *= power_of_2(shift_of(so_far.largest) - shift);
         so_far.largest = largest;
     }
-    const float shift = shift_of(largest);
     float sum = 0;
 #pragma unroll
-    for (int i = 0; i < V; i++) sum += power_of_2((values[i] - shift) * LOG2_E);
+    for (int i = 0; i < V; i++) sum += power_of_2(fmaf(values[i], LOG2_E, -shift));
     so_far.sum += sum;
+}
+
+/* A part's sum on the whole's shift. */
+__device__ inline float moved_sum(const running &part, float largest) {
+    return part.largest == -INFINITY ? part.sum
+                                     : part.sum * power_of_2(shift_of(part.largest) - shift_of(largest));
 }
 
 /* The block's largest logit and sum, from each thread's. */
@@ -55,8 +62,7 @@ __device__ inline running merge_threads(const running &mine) {
     if (threadIdx.x % 32 == 0) tops[threadIdx.x / 32] = top;
     __syncthreads();
     const float largest = warp_max(tops[threadIdx.x % (ROW_THREADS / 32)]);
-    const float scale = power_of_2((shift_of(mine.largest) - shift_of(largest)) * LOG2_E);
-    return {largest, block_sum<ROW_THREADS>(mine.largest == -INFINITY ? mine.sum : mine.sum * scale)};
+    return {largest, block_sum<ROW_THREADS>(moved_sum(mine, largest))};
 }
 
 /* The row's, from its BLOCKS blocks', in their order. */
@@ -72,10 +78,8 @@ template <int BLOCKS> __device__ inline void merge_blocks(const running &mine, f
         for (unsigned b = 0; b < BLOCKS; b++)
             *largest = fmaxf(*largest, cluster.map_shared_rank(&shared, b)->largest);
         *sum = 0;
-        for (unsigned b = 0; b < BLOCKS; b++) {
-            const running theirs = *cluster.map_shared_rank(&shared, b);
-            *sum += theirs.sum * (double)power_of_2((shift_of(theirs.largest) - shift_of(*largest)) * LOG2_E);
-        }
+        for (unsigned b = 0; b < BLOCKS; b++)
+            *sum += moved_sum(*cluster.map_shared_rank(&shared, b), *largest);
         cluster.sync(); /* no block ends while others read its memory */
     }
 #endif
@@ -138,14 +142,14 @@ __global__ void __launch_bounds__(ROW_THREADS) cross_entropy_kernel(cross_entrop
     float largest;
     double sum;
     merge_blocks<BLOCKS>(merge_threads(mine), &largest, &sum);
-    if (thread == 0) in.losses[r] = weight * (float)(log(sum) + ((double)largest - label_logit));
+    const float shift = shift_of(largest);
+    if (thread == 0) in.losses[r] = weight * (float)(log(sum) + (shift / (double)LOG2_E - label_logit));
     if (!in.gradient) return;
-    const float scale = weight * *in.loss_scale * in.inverse_positions, factor = (float)(scale / sum);
-    const float at_label = (float)(scale * (exp(label_logit - largest) / sum - 1.0));
+    const float scale = weight * *in.loss_scale * in.inverse_positions, factor = scale / (float)sum;
     const size_t vocabulary = in.vocabulary;
     replace<T, V, BLOCKS>(row, in.ld, [=](size_t column, float logit) {
-        const float value = power_of_2((logit - largest) * LOG2_E) * factor;
-        return column == label ? at_label : column < vocabulary ? value : 0.0f;
+        if (column == label) return (float)(scale * (exp(label_logit - shift / (double)LOG2_E) / sum - 1.0));
+        return column < vocabulary ? power_of_2(fmaf(logit, LOG2_E, -shift)) * factor : 0.0f;
     });
 }
 

@@ -26,13 +26,20 @@ static void check(cublasStatus_t status, const char *what) {
 
 /* ---- plans ---- */
 
+/* Where a sum that is in the output already is to be added in half precision, cuBLASLt takes kernels (on
+ * compute capability 9.0) that round the product first and let the memory add it: rounded twice. It does so
+ * where it sees that the factor is 1; so it is not shown the factor, which lies in device memory then. */
+enum addition { ADD_NOTHING, ADD, ADD_IN_PLACE };
+
+__device__ const float one_on_device = 1;
+
 /* All that a plan depends on; no padding between members, as keys are compared as bytes. */
 struct key {
     size_t m, n, k, lda, ldb, ldout, ldadd;
     int dtype, out_dtype, epilogue;
     int transposed; /* bit 0: a, bit 1: b */
-    int add;
-    int alignment; /* the least of all pointers', in bytes, at most 256 */
+    int add;        /* enum addition */
+    int alignment;  /* the least of all pointers', in bytes, at most 256 */
 };
 
 struct plan {
@@ -50,6 +57,7 @@ enum { PLANS = 1024 };
 
 struct products {
     cublasLtHandle_t handle;
+    const float *one; /* on the device */
     struct plan plans[PLANS];
 };
 
@@ -65,6 +73,7 @@ static struct products *products_of(struct stream *stream) {
     if (!*products) {
         *products = (struct products *)xcalloc(1, sizeof **products);
         check(cublasLtCreate(&(*products)->handle), "opening cuBLASLt");
+        CUDA_CHECK(cudaGetSymbolAddress((void **)&(*products)->one, one_on_device), "opening cuBLASLt");
     }
     return *products;
 }
@@ -100,8 +109,8 @@ static void describe(struct plan *plan) {
     set(&plan->product, CUBLASLT_MATMUL_DESC_TRANSA, b_transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
     set(&plan->product, CUBLASLT_MATMUL_DESC_TRANSB, a_transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
     set(&plan->product, CUBLASLT_MATMUL_DESC_EPILOGUE, (cublasLtEpilogue_t)key->epilogue);
-    if (key->epilogue == CUBLASLT_EPILOGUE_DGELU)
-        set(&plan->product, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, (int64_t)key->n);
+    if (key->add == ADD_IN_PLACE)
+        set(&plan->product, CUBLASLT_MATMUL_DESC_POINTER_MODE, CUBLASLT_POINTER_MODE_DEVICE);
     if (b_transposed)
         describe_layout(&plan->a, key->dtype, key->k, key->n, key->ldb);
     else
@@ -156,7 +165,7 @@ static struct plan *plan_of(struct products *products, const struct key *key) {
 /* ---- products ---- */
 
 static int alignment_of(const struct product *p) {
-    const void *const pointers[] = {p->a.elements, p->b.elements, p->out, p->bias, p->add, p->pre};
+    const void *const pointers[] = {p->a.elements, p->b.elements, p->out, p->bias, p->add};
     uintptr_t bits = 256;
     for (const void *pointer : pointers) bits |= (uintptr_t)pointer;
     return (int)(bits & (~bits + 1)); /* the lowest bit that is set */
@@ -170,9 +179,9 @@ static bool vectors_fit(const struct product *p) {
            p->ldout % out == 0 && (!p->add || p->ldadd % out == 0) && p->n % out == 0;
 }
 
-static cublasLtEpilogue_t epilogue_of(const struct product *p) {
-    if (p->pre) return CUBLASLT_EPILOGUE_DGELU;
-    return p->bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
+static enum addition addition_of(const struct product *p) {
+    if (!p->add) return ADD_NOTHING;
+    return p->add == p->out && p->out_dtype != FP32 ? ADD_IN_PLACE : ADD;
 }
 
 /* False where cuBLASLt has no algorithm for it. */
@@ -182,34 +191,30 @@ static bool multiply_planned(struct stream *stream, const struct product *p) {
     key.m = p->m, key.n = p->n, key.k = p->k;
     key.lda = p->a.ld, key.ldb = p->b.ld, key.ldout = p->ldout, key.ldadd = p->add ? p->ldadd : p->ldout;
     key.dtype = p->dtype, key.out_dtype = p->out_dtype;
-    key.epilogue = epilogue_of(p);
+    key.epilogue = p->bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
     key.transposed = (p->a.transposed ? 1 : 0) | (p->b.transposed ? 2 : 0);
-    key.add = p->add != NULL;
+    key.add = addition_of(p);
     key.alignment = alignment_of(p);
     struct products *products = products_of(stream);
     struct plan *plan = plan_of(products, &key);
     if (!plan->offered) return false;
     if (p->bias) set(&plan->product, CUBLASLT_MATMUL_DESC_BIAS_POINTER, p->bias);
-    if (p->pre) set(&plan->product, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, p->pre);
     const float one = 1, beta = p->add ? 1 : 0;
-    check(cublasLtMatmul(products->handle, &plan->product, &one, p->b.elements, &plan->a, p->a.elements,
-                         &plan->b, &beta, p->add ? p->add : p->out, &plan->add, p->out, &plan->out,
+    const bool on_device = key.add == ADD_IN_PLACE;
+    const void *const factor = on_device ? (const void *)products->one : &one;
+    const void *const add_factor = on_device ? (const void *)products->one : &beta;
+    check(cublasLtMatmul(products->handle, &plan->product, factor, p->b.elements, &plan->a, p->a.elements,
+                         &plan->b, add_factor, p->add ? p->add : p->out, &plan->add, p->out, &plan->out,
                          &plan->algorithm, cuda_workspace(stream), CUDA_WORKSPACE_BYTES, cuda_stream(stream)),
           "a matrix product");
     return true;
 }
 
 void multiply(struct stream *stream, const struct product *product) {
-    if (vectors_fit(product)) {
-        if (multiply_planned(stream, product)) return;
-        /* Without the epilogue, which follows on its own. */
-        struct product plain = *product;
-        plain.pre = NULL;
-        if (product->pre && multiply_planned(stream, &plain)) {
-            gelu_multiply_derivative(stream, product->out_dtype, product->out, product->pre,
-                                     product->m * product->n);
-            return;
-        }
-    }
-    multiply_general(stream, product);
+    if (!vectors_fit(product) || !multiply_planned(stream, product))
+        multiply_general(stream, product);
+    else if (product
+                 ->pre) /* cuBLASLt's own epilogue takes longer (H200), and a tanh of 11 bits even in fp32 */
+        gelu_multiply_derivative(stream, product->out_dtype, product->out, product->pre,
+                                 product->m * product->n);
 }

@@ -69,20 +69,6 @@ void scatter_rows(struct stream *stream, enum dtype dtype, void *out, const void
 
 enum { GROUPS = 8, GROUP_THREADS = 64, EMBEDDING_THREADS = GROUPS * GROUP_THREADS, EMBEDDING_BLOCKS = 256 };
 
-/* The first place from `low` on whose id is `id` or more. */
-__device__ inline size_t place_of(int64_t id, const int32_t *ids, const int32_t *by_id, size_t low,
-                                  size_t n) {
-    size_t high = n;
-    while (low < high) {
-        const size_t middle = low + (high - low) / 2;
-        if (ids[by_id[middle]] < id)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low;
-}
-
 template <typename T> struct embedding_arguments {
     T *table;
     size_t first_row, rows;
@@ -98,11 +84,22 @@ template <typename T> __device__ inline bool begins_row(const embedding_argument
     return place == 0 || (size_t)in.ids[in.by_id[place - 1]] != id;
 }
 
+/* The place after the last token of the row that begins at `begin`. All threads of the block look, each at a
+ * place. */
+template <typename T>
+__device__ inline size_t end_of_row(const embedding_arguments<T> &in, size_t begin, int32_t id) {
+    for (size_t first = begin + 1;; first += EMBEDDING_THREADS) {
+        const size_t place = first + threadIdx.x;
+        const int same = __syncthreads_count(place < in.n && in.ids[in.by_id[place]] == id);
+        if (same < EMBEDDING_THREADS) return first + same;
+    }
+}
+
 /* By all threads of the block. */
 template <typename T, int V> __device__ inline void add_row(const embedding_arguments<T> &in, size_t begin) {
     __shared__ float sums[GROUPS][GROUP_THREADS * V];
     const int32_t id = in.ids[in.by_id[begin]];
-    const size_t end = place_of((int64_t)id + 1, in.ids, in.by_id, begin, in.n);
+    const size_t end = end_of_row(in, begin, id);
     const unsigned lane = threadIdx.x % GROUP_THREADS, group = threadIdx.x / GROUP_THREADS;
     T *const row = in.table + ((size_t)id - in.first_row) * in.h;
     for (size_t first = 0; first < in.h; first += GROUP_THREADS * V) {
