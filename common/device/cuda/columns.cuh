@@ -3,27 +3,31 @@
  *
  * A block takes the few columns that fill two vectors of V elements (32 bytes of a row, what memory gives at
  * least) of all rows, so that one launch is enough and no sum depends on the device. Each thread adds the
- * rows of its place, then the warp's, then the block's: with n rows, the rounding errors of n / 512 + 9
- * additions.
+ * rows of its place, then the warp's are added, then the block's.
  */
 #ifndef COMMON_DEVICE_CUDA_COLUMNS_CUH
 #define COMMON_DEVICE_CUDA_COLUMNS_CUH
 
 #include "common/device/cuda/cuda.cuh"
 
-enum { COLUMN_THREADS = 1024, COLUMN_ROWS = COLUMN_THREADS / 2, COLUMN_WARPS = COLUMN_THREADS / 32 };
+enum { COLUMN_THREADS = 1024 };
 
-/* Which of its rows and columns a thread takes: rows first_row, first_row + COLUMN_ROWS, …; V columns. */
-template <int V> struct column_place {
+/* Which of its rows and columns a thread of block number `block` takes: rows first_row, first_row + rows, …;
+ * V columns.
+ */
+template <int V, int THREADS = COLUMN_THREADS> struct column_place {
+    static constexpr unsigned rows = THREADS / 2;
     unsigned vector = threadIdx.x % 2, first_row = threadIdx.x / 2;
-    size_t column = ((size_t)blockIdx.x * 2 + vector) * V;
+    size_t column;
+    __device__ explicit column_place(unsigned block) : column(((size_t)block * 2 + vector) * V) {
+    }
 };
 
-/* Sums each thread's parts over the block and hands each column's to store(column, sum), on one thread. All
- * threads call it; those beyond the last column have parts of 0. */
-template <int V, typename Store>
-__device__ inline void finish_columns(float (&parts)[V], size_t columns, Store put) {
-    __shared__ float warps[COLUMN_WARPS][2 * V];
+/* Sums each thread's parts over the block and hands each column's to put(column, sum), on one thread. All
+ * threads of the block call it; those beyond the last column have parts of 0. */
+template <int THREADS = COLUMN_THREADS, int V, typename Put>
+__device__ inline void finish_columns(unsigned block, float (&parts)[V], size_t columns, Put put) {
+    __shared__ float warps[THREADS / 32][2 * V];
     __syncthreads(); /* the last call's have been read */
     const unsigned lane = threadIdx.x % 32;
 #pragma unroll
@@ -34,11 +38,11 @@ __device__ inline void finish_columns(float (&parts)[V], size_t columns, Store p
         if (lane < 2) warps[threadIdx.x / 32][lane * V + i] = parts[i];
     }
     __syncthreads();
-    const size_t column = (size_t)blockIdx.x * 2 * V + threadIdx.x;
+    const size_t column = (size_t)block * 2 * V + threadIdx.x;
     if (threadIdx.x >= 2 * V || column >= columns) return;
     float sum = 0;
 #pragma unroll
-    for (int w = 0; w < COLUMN_WARPS; w++) sum += warps[w][threadIdx.x];
+    for (int w = 0; w < THREADS / 32; w++) sum += warps[w][threadIdx.x];
     put(column, sum);
 }
 

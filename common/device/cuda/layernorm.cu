@@ -141,19 +141,25 @@ void layernorm_recompute(struct stream *stream, enum dtype dtype, void *out, con
  *     dx = rstd · (g − mean of g − n · mean of g·n), the means over the row */
 
 template <typename T> struct backward_input {
-    const T *dy, *x, *weight;
+    const T *dy, *x, *weight, *add;
     const float *mean, *rstd;
     size_t rows, h;
 };
 
+template <typename T> struct backward_output {
+    T *dx, *dweight, *dbias;
+    bool accumulate;
+};
+
+/* dweight and dbias, by blocks of THREADS. */
 template <typename T, int V>
-__global__ void __launch_bounds__(COLUMN_THREADS)
-    columns_kernel(T *dweight, T *dbias, backward_input<T> in, bool accumulate) {
-    const column_place<V> place;
+__device__ inline void backward_columns(unsigned block, const backward_output<T> &out,
+                                        const backward_input<T> &in) {
+    const column_place<V, THREADS> place(block);
     float weight_part[V] = {}, bias_part[V] = {};
     if (place.column < in.h) {
-#pragma unroll 4
-        for (size_t r = place.first_row; r < in.rows; r += COLUMN_ROWS) {
+#pragma unroll 8
+        for (size_t r = place.first_row; r < in.rows; r += place.rows) {
             float dy[V], x[V];
             load_lanes(dy, in.dy + r * in.h + place.column);
             load_lanes(x, in.x + r * in.h + place.column);
@@ -165,21 +171,23 @@ __global__ void __launch_bounds__(COLUMN_THREADS)
             }
         }
     }
-    finish_columns(weight_part, in.h, [&](size_t column, float sum) {
-        store(&dweight[column], accumulate ? load(&dweight[column]) + sum : sum);
+    finish_columns<THREADS>(block, weight_part, in.h, [&](size_t column, float sum) {
+        T *to = &out.dweight[column];
+        store(to, out.accumulate ? load(to) + sum : sum);
     });
-    finish_columns(bias_part, in.h, [&](size_t column, float sum) {
-        store(&dbias[column], accumulate ? load(&dbias[column]) + sum : sum);
+    finish_columns<THREADS>(block, bias_part, in.h, [&](size_t column, float sum) {
+        T *to = &out.dbias[column];
+        store(to, out.accumulate ? load(to) + sum : sum);
     });
 }
 
 /* dx may be dy or add: each thread writes only what it alone has read. */
 template <typename T, int V, int CHUNKS>
-__global__ void __launch_bounds__(THREADS) rows_kernel(T *dx, backward_input<T> in, const T *add) {
-    const size_t start = blockIdx.x * in.h;
+__device__ inline void backward_row(size_t row, const backward_output<T> &out, const backward_input<T> &in) {
+    const size_t start = row * in.h;
     const unsigned h = (unsigned)in.h;
     const row_part<T, V, CHUNKS> dy(in.dy + start, h), x(in.x + start, h);
-    const float mean = in.mean[blockIdx.x], rstd = in.rstd[blockIdx.x];
+    const float mean = in.mean[row], rstd = in.rstd[row];
     float sum = 0, product = 0, slope[V], normal[V];
     auto get = [&](int chunk,
                    unsigned first) { /* g and n of a vector */
@@ -208,28 +216,36 @@ __global__ void __launch_bounds__(THREADS) rows_kernel(T *dx, backward_input<T> 
     each_vector<V, CHUNKS>(h, [&](int chunk, unsigned first) {
         float result[V] = {};
         get(chunk, first);
-        if (add) load_lanes(result, add + start + first);
+        if (in.add) load_lanes(result, in.add + start + first);
 #pragma unroll
         for (int i = 0; i < V; i++) result[i] += rstd * (slope[i] - sum - normal[i] * product);
-        store_lanes(dx + start + first, result);
+        store_lanes(out.dx + start + first, result);
     });
 }
 
-template <typename T>
-static void backward(cudaStream_t on, T *dx, T *dweight, T *dbias, const backward_input<T> &in, const T *add,
-                     bool accumulate) {
-    const bool vectors = aligned16(dx, in.dy, in.x, in.weight, add) && in.h % LANES<T> == 0;
-    /* The columns first: dx may overwrite dy. */
-    if (vectors)
-        columns_kernel<T, LANES<T>>
-            <<<column_blocks<LANES<T>>(in.h), COLUMN_THREADS, 0, on>>>(dweight, dbias, in, accumulate);
+/* The first `column_blocks` blocks sum columns, the others take a row each. */
+template <typename T, int V, int CHUNKS>
+__global__ void __launch_bounds__(THREADS)
+    backward_kernel(backward_output<T> out, backward_input<T> in, unsigned column_blocks) {
+    if (blockIdx.x < column_blocks)
+        backward_columns<T, V>(blockIdx.x, out, in);
     else
-        columns_kernel<T, 1>
-            <<<column_blocks<1>(in.h), COLUMN_THREADS, 0, on>>>(dweight, dbias, in, accumulate);
-    if (in.rows == 0) return;
+        backward_row<T, V, CHUNKS>(blockIdx.x - column_blocks, out, in);
+}
+
+template <typename T>
+static void backward(cudaStream_t on, const backward_output<T> &out, const backward_input<T> &in) {
+    const bool vectors = aligned16(out.dx, in.dy, in.x, in.weight, in.add);
     for_row_length<T>(vectors, in.h, [&](auto v, auto chunks) {
-        rows_kernel<T, decltype(v)::value, decltype(chunks)::value>
-            <<<(unsigned)in.rows, THREADS, 0, on>>>(dx, in, add);
+        constexpr int V = decltype(v)::value, CHUNKS = decltype(chunks)::value;
+        const unsigned columns = column_blocks<V>(in.h), rows = (unsigned)in.rows;
+        if (out.dx != in.dy) {
+            backward_kernel<T, V, CHUNKS><<<columns + rows, THREADS, 0, on>>>(out, in, columns);
+            return;
+        }
+        /* The columns first: they read what the rows overwrite. */
+        backward_kernel<T, V, CHUNKS><<<columns, THREADS, 0, on>>>(out, in, columns);
+        if (rows) backward_kernel<T, V, CHUNKS><<<rows, THREADS, 0, on>>>(out, in, 0);
     });
 }
 
@@ -239,8 +255,9 @@ void layernorm_backward(struct stream *stream, enum dtype dtype, void *dx, void 
     work_layernorm_backward(stream, dtype, add != NULL, rows, h, accumulate);
     for_dtype(dtype, [&](auto zero) {
         using T = decltype(zero);
-        const backward_input<T> in = {(const T *)dy, (const T *)x, (const T *)weight, mean, rstd, rows, h};
-        backward<T>(cuda_stream(stream), (T *)dx, (T *)dweight, (T *)dbias, in, (const T *)add, accumulate);
+        const backward_input<T> in = {
+            (const T *)dy, (const T *)x, (const T *)weight, (const T *)add, mean, rstd, rows, h};
+        backward<T>(cuda_stream(stream), {(T *)dx, (T *)dweight, (T *)dbias, accumulate}, in);
     });
     CUDA_LAUNCHED("layer norm, backward");
 }

@@ -68,18 +68,18 @@ void linear_gelu_backward_input(struct stream *stream, enum dtype dtype, void *d
 template <typename T, int V>
 __global__ void __launch_bounds__(COLUMN_THREADS)
     column_sums_kernel(T *out, const T *x, size_t ld, size_t rows, size_t columns, bool accumulate) {
-    const column_place<V> place;
+    const column_place<V> place(blockIdx.x);
     float parts[V] = {};
     if (place.column < columns) {
 #pragma unroll 8
-        for (size_t r = place.first_row; r < rows; r += COLUMN_ROWS) {
+        for (size_t r = place.first_row; r < rows; r += place.rows) {
             float values[V];
             load_lanes(values, x + r * ld + place.column);
 #pragma unroll
             for (int i = 0; i < V; i++) parts[i] += values[i];
         }
     }
-    finish_columns(parts, columns, [&](size_t column, float sum) {
+    finish_columns(blockIdx.x, parts, columns, [&](size_t column, float sum) {
         store(&out[column], accumulate ? load(&out[column]) + sum : sum);
     });
 }
