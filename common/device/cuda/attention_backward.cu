@@ -9,25 +9,26 @@
  * A block that owns queries walks over the keys that they see, one that owns keys over the queries that see
  * them. With left, what it owns, and right, what it walks over, both do the same:
  *
- *                          left[0]  left[1]    right[0]  right[1]     S and dP     d_left[0] += d_left[1] +=
- *     it owns queries      Q        dO         K         V            as above     dQ: dS · K / √D
- *     it owns keys         K        V          Q         dO           transposed   dK: dSᵀ · Q / √D     dV:
- * Pᵀ · dO
+ *     S  = left[0] · right[0]ᵀ        d_left[0] += dS · right[0]
+ *     dP = left[1] · right[1]ᵀ        d_left[1] += P · right[1]       (blocks that own keys)
  *
- * that is S (or Sᵀ) = left[0] · right[0]ᵀ, dP = left[1] · right[1]ᵀ, d_left[0] += dS · right[0], d_left[1] +=
- * P · right[1]. Each warp owns sixteen rows of left, and keeps them, S, dP and d_left in registers.
+ *     owns       left[0]   left[1]   right[0]   right[1]   S, P, dS     d_left[0]   d_left[1]
+ *     queries    Q         dO        K          V          as above     dQ · √D
+ *     keys       K         V         Q          dO         transposed   dK · √D     dV
+ *
+ * Each warp owns sixteen rows of left, and keeps them, S, dP and d_left in registers.
  */
 #include "common/device/cuda/attention_tiles.cuh"
 
 namespace {
 
+/* Sizes that measured best on an H100 for sequences of some hundred tokens. (With thirty-two rows a warp,
+ * sequences of thousands would be 4% faster, those 7% slower.) */
 template <int D> struct backward_shape {
     static constexpr int WARPS = 4, THREADS = 32 * WARPS;
     static constexpr int LEFT = 16 * WARPS, RIGHT = D <= 80 ? 64 : 32; /* rows of the tiles */
-    static constexpr int STEP =
-        D <= 80 ? 32 : 16; /* rows of right that S and dP are computed for at a time */
+    static constexpr int STEP = D == 80 ? 32 : 16; /* rows of right whose S and dP are there at a time */
     static constexpr int BLOCKS = D <= 64 ? 3 : 2; /* that a multiprocessor should hold: limits registers */
-    static_assert(2 * RIGHT <= THREADS, "a thread copies one number");
     static_assert(2 * RIGHT <= THREADS, "a thread copies one number");
     static constexpr size_t SHARED_BYTES =
         (size_t)(2 * LEFT + 4 * RIGHT) * TILE_ROW<D> * 2 + (size_t)4 * RIGHT * sizeof(float);
@@ -46,63 +47,72 @@ template <typename T> struct backward_head {
 template <int D, bool OWNS_KEYS> struct backward_rows {
     unsigned left[2][D / 16][4];
     float d_left[OWNS_KEYS ? 2 : 1][D / 8][4];
-    int row[2];
-    int last[2];                  /* queries: the last key that the row sees */
-    float lse[2], minus_delta[2]; /* queries */
-    int warp_first, warp_last;    /* keys: the warp's first row; queries: the last key that any row sees */
+    int first;                    /* of the warp's sixteen, in the sequence */
+    int row[2];                   /* the lane's */
+    float lse[2], minus_delta[2]; /* of queries */
 };
 
-/* s [16, STEP], d_s [16, STEP] before their products: ALiBi's term, −δ. The columns begin at first_column of
- * the sequence; minus_delta is that of the columns, for blocks that own keys. */
-template <int D, bool OWNS_KEYS, int STEP>
+/* The tile that a block walks over at the moment. */
+struct backward_columns {
+    unsigned right[2];              /* where it is in shared memory */
+    const float *lse, *minus_delta; /* of queries, in shared memory */
+    int first;                      /* in the sequence */
+    int keys;                       /* of the sequence */
+};
+
+/* Does any of the rows see any of the columns first … first + count − 1? */
+template <int D, bool OWNS_KEYS>
+__device__ inline bool backward_sees(const backward_rows<D, OWNS_KEYS> &rows, int first, int count,
+                                     int keys) {
+    return OWNS_KEYS ? rows.first <= first + count - 1 && rows.first < keys
+                     : first <= min(rows.first + 15, keys - 1);
+}
+
+/* Before their products: s [16, STEP] is ALiBi's term, d_s [16, STEP] is −δ. The columns begin `at` into the
+ * tile. */
+template <int D, bool OWNS_KEYS, bool MASKED, int STEP>
 __device__ __forceinline__ void backward_begin(float (&s)[STEP / 8][4], float (&d_s)[STEP / 8][4],
-                                               const backward_rows<D, OWNS_KEYS> &rows, int first_column,
-                                               const float *minus_delta, int keys, float slope) {
-    const int t = warp_lane() % 4, column = first_column + 2 * t;
-    float bias[2], largest[2];
+                                               const backward_rows<D, OWNS_KEYS> &rows,
+                                               const backward_columns &columns, int at, float slope) {
+    const int lane_column = at + 2 * (warp_lane() % 4), column = columns.first + lane_column;
+    float bias[2], padding[2];
 #pragma unroll
     for (int r = 0; r < 2; r++) {
-        bias[r] = slope * (float)(OWNS_KEYS ? rows.row[r] - column : column - rows.last[r]);
-        largest[r] = slope * (float)(rows.row[r] - (keys - 1)); /* a key's distance to padding's last key */
+        const int row = rows.row[r];
+        bias[r] = slope * (float)(OWNS_KEYS ? row - column : column - min(row, columns.keys - 1));
+        padding[r] = slope * (float)(row - (columns.keys - 1)); /* the term of all queries that are padding */
     }
 #pragma unroll
     for (int n = 0; n < STEP / 8; n++) {
-        if (OWNS_KEYS) {
-            const float2 delta = *reinterpret_cast<const float2 *>(minus_delta + 8 * n + 2 * t);
+        float2 delta = {};
+        if (OWNS_KEYS) delta = *reinterpret_cast<const float2 *>(columns.minus_delta + lane_column + 8 * n);
 #pragma unroll
-            for (int e = 0; e < 4; e++) {
-                s[n][e] = fmaxf(fmaf(-slope, (float)(8 * n + e % 2), bias[e / 2]), largest[e / 2]);
-                d_s[n][e] = e % 2 ? delta.y : delta.x;
-            }
-        } else {
-#pragma unroll
-            for (int e = 0; e < 4; e++) {
-                s[n][e] = fmaf(slope, (float)(8 * n + e % 2), bias[e / 2]);
-                d_s[n][e] = rows.minus_delta[e / 2];
-            }
+        for (int e = 0; e < 4; e++) {
+            s[n][e] = fmaf(OWNS_KEYS ? -slope : slope, (float)(8 * n + e % 2), bias[e / 2]);
+            if (OWNS_KEYS && MASKED) s[n][e] = fmaxf(s[n][e], padding[e / 2]);
+            d_s[n][e] = !OWNS_KEYS ? rows.minus_delta[e / 2] : e % 2 ? delta.y : delta.x;
         }
     }
 }
 
-/* After their products: s becomes P, d_s becomes dS. lse is that of the columns, for blocks that own keys. */
+/* After their products: s becomes P, d_s becomes dS. */
 template <int D, bool OWNS_KEYS, bool MASKED, int STEP>
 __device__ __forceinline__ void backward_end(float (&s)[STEP / 8][4], float (&d_s)[STEP / 8][4],
-                                             const backward_rows<D, OWNS_KEYS> &rows, int first_column,
-                                             const float *lse, int keys, float power) {
-    const int t = warp_lane() % 4;
+                                             const backward_rows<D, OWNS_KEYS> &rows,
+                                             const backward_columns &columns, int at, float power) {
+    const int lane_column = at + 2 * (warp_lane() % 4);
 #pragma unroll
     for (int n = 0; n < STEP / 8; n++) {
-        float2 column_lse = {};
-        if (OWNS_KEYS) column_lse = *reinterpret_cast<const float2 *>(lse + 8 * n + 2 * t);
+        float2 lse = {};
+        if (OWNS_KEYS) lse = *reinterpret_cast<const float2 *>(columns.lse + lane_column + 8 * n);
 #pragma unroll
         for (int e = 0; e < 4; e++) {
-            const float shift = !OWNS_KEYS ? rows.lse[e / 2] : e % 2 ? column_lse.y : column_lse.x;
+            const float shift = !OWNS_KEYS ? rows.lse[e / 2] : e % 2 ? lse.y : lse.x;
             float p = power_of_two(fmaf(s[n][e], power, -shift));
             if (MASKED) {
-                const int column = first_column + 8 * n + 2 * t + e % 2;
-                const bool seen =
-                    OWNS_KEYS ? rows.row[e / 2] <= min(column, keys - 1) : column <= rows.last[e / 2];
-                p = seen ? p : 0;
+                const int column = columns.first + lane_column + 8 * n + e % 2, row = rows.row[e / 2];
+                const int query = OWNS_KEYS ? column : row, key = OWNS_KEYS ? row : column;
+                p = key <= min(query, columns.keys - 1) ? p : 0;
             }
             s[n][e] = p;
             d_s[n][e] *= p;
@@ -111,34 +121,31 @@ __device__ __forceinline__ void backward_end(float (&s)[STEP / 8][4], float (&d_
 }
 
 /* d_left gains what one tile of right [RIGHT] adds. Where MASKED, steps of which nothing is seen are left
- * out, and what is not seen counts nothing. lse and minus_delta [RIGHT] are in shared memory, for blocks that
- * own keys. */
+ * out, and what is not seen counts nothing. */
 template <typename T, int D, bool OWNS_KEYS, bool MASKED>
-__device__ __forceinline__ void backward_tile(backward_rows<D, OWNS_KEYS> &rows, unsigned right0,
-                                              unsigned right1, const float *lse, const float *minus_delta,
-                                              int first_column, int keys, const head_constants &head) {
+__device__ __forceinline__ void backward_tile(backward_rows<D, OWNS_KEYS> &rows,
+                                              const backward_columns &columns, const head_constants &head) {
     constexpr int RIGHT = backward_shape<D>::RIGHT, STEP = backward_shape<D>::STEP;
 #pragma unroll
     for (int at = 0; at < RIGHT; at += STEP) {
-        const int first = first_column + at;
-        if (MASKED && (OWNS_KEYS ? first + STEP - 1 < rows.warp_first : first > rows.warp_last)) continue;
+        if (MASKED && !backward_sees<D, OWNS_KEYS>(rows, columns.first + at, STEP, columns.keys)) continue;
         float s[STEP / 8][4], d_s[STEP / 8][4];
-        backward_begin<D, OWNS_KEYS, STEP>(s, d_s, rows, first, minus_delta + at, keys, head.slope);
+        backward_begin<D, OWNS_KEYS, MASKED, STEP>(s, d_s, rows, columns, at, head.slope);
 #pragma unroll
         for (int k = 0; k < D / 16; k++) {
 #pragma unroll
             for (int n = 0; n < STEP / 16; n++) {
                 const unsigned block = by_columns<D>() + block_at<D>(at + 16 * n, 16 * k);
-                unsigned b[4];
-                load_matrices(b, right0 + block);
-                multiply<T>(s[2 * n], rows.left[0][k], b[0], b[1]);
-                multiply<T>(s[2 * n + 1], rows.left[0][k], b[2], b[3]);
-                load_matrices(b, right1 + block);
-                multiply<T>(d_s[2 * n], rows.left[1][k], b[0], b[1]);
-                multiply<T>(d_s[2 * n + 1], rows.left[1][k], b[2], b[3]);
+                unsigned b[2][4];
+                load_matrices(b[0], columns.right[0] + block);
+                load_matrices(b[1], columns.right[1] + block);
+                multiply<T>(s[2 * n], rows.left[0][k], b[0][0], b[0][1]);
+                multiply<T>(s[2 * n + 1], rows.left[0][k], b[0][2], b[0][3]);
+                multiply<T>(d_s[2 * n], rows.left[1][k], b[1][0], b[1][1]);
+                multiply<T>(d_s[2 * n + 1], rows.left[1][k], b[1][2], b[1][3]);
             }
         }
-        backward_end<D, OWNS_KEYS, MASKED, STEP>(s, d_s, rows, first, lse + at, keys, head.power);
+        backward_end<D, OWNS_KEYS, MASKED, STEP>(s, d_s, rows, columns, at, head.power);
         unsigned p[STEP / 16][4], d_scores[STEP / 16][4];
         if (OWNS_KEYS) to_left<T, STEP / 8>(p, s);
         to_left<T, STEP / 8>(d_scores, d_s);
@@ -147,107 +154,151 @@ __device__ __forceinline__ void backward_tile(backward_rows<D, OWNS_KEYS> &rows,
 #pragma unroll
             for (int n = 0; n < D / 16; n++) {
                 const unsigned block = by_rows<D>() + block_at<D>(at + 16 * k, 16 * n);
-                unsigned b[4];
-                if (OWNS_KEYS) {
-                    load_matrices_transposed(b, right1 + block);
-                    multiply<T>(rows.d_left[OWNS_KEYS][2 * n], p[k], b[0], b[1]);
-                    multiply<T>(rows.d_left[OWNS_KEYS][2 * n + 1], p[k], b[2], b[3]);
-                }
-                load_matrices_transposed(b, right0 + block);
-                multiply<T>(rows.d_left[0][2 * n], d_scores[k], b[0], b[1]);
-                multiply<T>(rows.d_left[0][2 * n + 1], d_scores[k], b[2], b[3]);
+                unsigned b[2][4];
+                load_matrices_transposed(b[0], columns.right[0] + block);
+                if (OWNS_KEYS) load_matrices_transposed(b[1], columns.right[1] + block);
+                multiply<T>(rows.d_left[0][2 * n], d_scores[k], b[0][0], b[0][1]);
+                multiply<T>(rows.d_left[0][2 * n + 1], d_scores[k], b[0][2], b[0][3]);
+                if (!OWNS_KEYS) continue;
+                multiply<T>(rows.d_left[OWNS_KEYS][2 * n], p[k], b[1][0], b[1][1]);
+                multiply<T>(rows.d_left[OWNS_KEYS][2 * n + 1], p[k], b[1][2], b[1][3]);
             }
         }
     }
 }
 
-/* Queries that see the keys from first_row on, or keys that the queries from first_row on see: first and end.
- */
+/* Queries that see a block's keys, or keys that its queries see: the first, and the one after the last. */
 template <int D, bool OWNS_KEYS> __device__ inline int2 columns_of(int first_row, int length, int keys) {
     constexpr int LEFT = backward_shape<D>::LEFT;
     if (OWNS_KEYS) return first_row < keys ? make_int2(first_row, length) : make_int2(0, 0);
     return make_int2(0, min(first_row + LEFT, keys));
 }
 
-/* d_left[0], d_left[1] (row first_row of the sequence on, `strides` apart) of a block. */
+/* Is there, between the rows from first_row and the columns from first_column on, a pair that does not see
+ * each other? */
+template <int D, bool OWNS_KEYS>
+__device__ inline bool backward_masked(int first_row, int first_column, int length, int keys) {
+    constexpr int LEFT = backward_shape<D>::LEFT, RIGHT = backward_shape<D>::RIGHT;
+    const int first_query = OWNS_KEYS ? first_column : first_row;
+    const int last_key = OWNS_KEYS ? first_row + LEFT - 1 : first_column + RIGHT - 1;
+    const bool padding =
+        OWNS_KEYS && keys < length && first_column + RIGHT > keys; /* which ALiBi has a limit for */
+    return padding || last_key > min(first_query, keys - 1);
+}
+
+/* Brings what a block walks over to shared memory, tile after tile: right[0], right[1] and, for blocks that
+ * own keys, lse and −δ of the queries. Two tiles have a place there, used by turns. */
+template <typename T, int D, bool OWNS_KEYS> struct backward_loader {
+    static constexpr int RIGHT = backward_shape<D>::RIGHT, THREADS = backward_shape<D>::THREADS;
+    static constexpr unsigned TILE_BYTES = RIGHT * TILE_ROW<D> * 2;
+    tile_loader<T, D, THREADS> right0, right1;
+    const float *statistic; /* lse or −δ: what this thread copies next */
+    int statistics;         /* left, from there on */
+
+    __device__ backward_loader(const backward_head<T> &head, int first, int rows)
+        : right0(head.right[0] + first * head.right_strides[0], head.right_strides[0], rows - first),
+          right1(head.right[1] + first * head.right_strides[1], head.right_strides[1], rows - first) {
+        const int i = (int)threadIdx.x;
+        statistic = (i < RIGHT ? head.lse : head.minus_delta) + first + i % RIGHT;
+        statistics = i < 2 * RIGHT ? rows - first - i % RIGHT : 0;
+    }
+
+    __device__ void load(unsigned tiles, unsigned lse_and_delta) {
+        right0.template load<RIGHT>(tiles);
+        right1.template load<RIGHT>(tiles + TILE_BYTES);
+        if (!OWNS_KEYS) return;
+        if (threadIdx.x < 2 * RIGHT) copy4_later(lse_and_delta + 4 * threadIdx.x, statistic, statistics > 0);
+        statistic += RIGHT;
+        statistics -= RIGHT;
+    }
+};
+
+/* Which rows these are, and their lse and −δ if they are queries. */
+template <typename T, int D, bool OWNS_KEYS>
+__device__ __forceinline__ void backward_statistics(backward_rows<D, OWNS_KEYS> &rows,
+                                                    const backward_head<T> &head, int first) {
+    rows.first = first;
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        const int row = rows.row[r] = first + warp_lane() / 4 + 8 * r;
+        if (OWNS_KEYS || row >= head.length) continue;
+        rows.lse[r] = head.lse[row];
+        rows.minus_delta[r] = head.minus_delta[row];
+    }
+}
+
+/* What the warps have summed, to the block's rows of d_left; keys that are padding get zeros. `tiles` is
+ * shared memory of the block's rows, of which each warp uses its own. */
+template <typename T, int D, bool OWNS_KEYS>
+__device__ __forceinline__ void backward_store(T *d_left0, T *d_left1,
+                                               const backward_rows<D, OWNS_KEYS> &rows,
+                                               const backward_head<T> &head, T *tiles) {
+    const int warp_row = (int)threadIdx.x / 32 * 16, left = head.length - rows.first;
+    const int zeros_from = OWNS_KEYS ? head.keys - rows.first : 16;
+    const float scale[2] = {head.constants.scale, head.constants.scale}, one[2] = {1, 1};
+    const size_t stride = head.left_strides[0], offset = warp_row * stride;
+    T *staging = tiles + warp_row * TILE_ROW<D>;
+    store_rows<T, D>(d_left0 + offset, stride, left, zeros_from, staging, rows.d_left[0], scale);
+    if (OWNS_KEYS)
+        store_rows<T, D>(d_left1 + offset, stride, left, zeros_from, staging, rows.d_left[OWNS_KEYS], one);
+}
+
+/* A block's rows of d_left[0] and d_left[1]; they begin at first_row of the sequence. */
 template <typename T, int D, bool OWNS_KEYS>
 __device__ __forceinline__ void backward_block(T *d_left0, T *d_left1, const backward_head<T> &head,
                                                int first_row) {
     using shape = backward_shape<D>;
+    using loader = backward_loader<T, D, OWNS_KEYS>;
     constexpr int THREADS = shape::THREADS, LEFT = shape::LEFT, RIGHT = shape::RIGHT;
-    constexpr int LEFT_TILE = LEFT * TILE_ROW<D>, RIGHT_TILE = RIGHT * TILE_ROW<D>;
     extern __shared__ __align__(16) unsigned char shared[];
-    T *left_tiles = reinterpret_cast<T *>(shared), *right_tiles = left_tiles + 2 * LEFT_TILE;
-    float *statistics = reinterpret_cast<float *>(right_tiles + 4 * RIGHT_TILE); /* [2][lse, −δ][RIGHT] */
+    T *left_tiles = reinterpret_cast<T *>(shared);
+    T *right_tiles = left_tiles + 2 * LEFT * TILE_ROW<D>;
+    float *statistics =
+        reinterpret_cast<float *>(right_tiles + 4 * RIGHT * TILE_ROW<D>); /* [2][lse, −δ][RIGHT] */
+    const unsigned left0 = shared_address(left_tiles), left1 = left0 + LEFT * TILE_ROW<D> * 2;
+    const unsigned right = shared_address(right_tiles);
 
-    const int left_rows = OWNS_KEYS ? head.keys : head.length,
-              right_rows = OWNS_KEYS ? head.length : head.keys;
-    const int2 columns = columns_of<D, OWNS_KEYS>(first_row, head.length, head.keys);
-    const auto load_right = [&](int first, int slot) {
-#pragma unroll
-        for (int i = 0; i < 2; i++)
-            load_tile<T, D, RIGHT, THREADS>(right_tiles + (2 * slot + i) * RIGHT_TILE,
-                                            head.right[i] + first * head.right_strides[i],
-                                            head.right_strides[i], right_rows - first);
-        const int i = (int)threadIdx.x, query = first + i % RIGHT;
-        if (OWNS_KEYS && i < 2 * RIGHT) {
-            const bool valid = query < head.length;
-            const float *from = i < RIGHT ? head.lse : head.minus_delta;
-            copy4_later(statistics + 2 * RIGHT * slot + i, from + (valid ? query : 0), valid);
-        }
+    const int left_rows = OWNS_KEYS ? head.keys : head.length;
+    const int2 range = columns_of<D, OWNS_KEYS>(first_row, head.length, head.keys);
+    loader right_loader(head, range.x, OWNS_KEYS ? head.length : head.keys);
+    const auto load_right = [&](int slot) {
+        right_loader.load(right + slot * 2 * loader::TILE_BYTES,
+                          shared_address(statistics + 2 * RIGHT * slot));
     };
-    if (columns.x < columns.y) {
-#pragma unroll
-        for (int i = 0; i < 2; i++)
-            load_tile<T, D, LEFT, THREADS>(left_tiles + i * LEFT_TILE,
-                                           head.left[i] + first_row * head.left_strides[i],
-                                           head.left_strides[i], left_rows - first_row);
-        load_right(columns.x, 0);
+    if (range.x < range.y) {
+        tile_loader<T, D, THREADS>(head.left[0] + first_row * head.left_strides[0], head.left_strides[0],
+                                   left_rows - first_row)
+            .template load<LEFT>(left0);
+        tile_loader<T, D, THREADS>(head.left[1] + first_row * head.left_strides[1], head.left_strides[1],
+                                   left_rows - first_row)
+            .template load<LEFT>(left1);
+        load_right(0);
     }
 
-    const int lane = warp_lane(), warp_row = (int)threadIdx.x / 32 * 16;
+    const int warp_row = (int)threadIdx.x / 32 * 16;
     backward_rows<D, OWNS_KEYS> rows = {};
-#pragma unroll
-    for (int r = 0; r < 2; r++) {
-        rows.row[r] = first_row + warp_row + lane / 4 + 8 * r;
-        rows.last[r] = min(rows.row[r], head.keys - 1);
-        if (OWNS_KEYS || rows.row[r] >= head.length) continue;
-        rows.lse[r] = head.lse[rows.row[r]];
-        rows.minus_delta[r] = head.minus_delta[rows.row[r]];
-    }
-    rows.warp_first = first_row + warp_row;
-    rows.warp_last = min(rows.warp_first + 15, head.keys - 1);
+    backward_statistics(rows, head, first_row + warp_row);
+    copies_wait();
+    __syncthreads();
+    load_left<D>(rows.left[0], left0, warp_row);
+    load_left<D>(rows.left[1], left1, warp_row);
 
     int slot = 0;
-    for (int first = columns.x; first < columns.y; first += RIGHT, slot ^= 1) {
+    for (int first = range.x; first < range.y; first += RIGHT, slot ^= 1) {
         copies_wait();
         __syncthreads(); /* this tile is there, and all are done with the one before */
-        if (first == columns.x) {
-            load_left<D>(rows.left[0], shared_address(left_tiles), warp_row);
-            load_left<D>(rows.left[1], shared_address(left_tiles + LEFT_TILE), warp_row);
-        }
-        if (first + RIGHT < columns.y) load_right(first + RIGHT, slot ^ 1);
-        const unsigned right0 = shared_address(right_tiles + 2 * slot * RIGHT_TILE);
-        const unsigned right1 = right0 + RIGHT_TILE * sizeof(T);
-        const float *lse = statistics + 2 * RIGHT * slot, *minus_delta = lse + RIGHT;
-        const bool masked = OWNS_KEYS ? first < first_row + LEFT - 1 || first_row + LEFT > head.keys
-                                      : first + RIGHT - 1 > min(first_row, head.keys - 1);
-        if (masked)
-            backward_tile<T, D, OWNS_KEYS, true>(rows, right0, right1, lse, minus_delta, first, head.keys,
-                                                 head.constants);
+        if (first + RIGHT < range.y) load_right(slot ^ 1);
+        const unsigned tiles = right + slot * 2 * loader::TILE_BYTES;
+        const float *lse = statistics + 2 * RIGHT * slot;
+        const backward_columns columns = {
+            {tiles, tiles + loader::TILE_BYTES}, lse, lse + RIGHT, first, head.keys};
+        if (backward_masked<D, OWNS_KEYS>(first_row, first, head.length, head.keys))
+            backward_tile<T, D, OWNS_KEYS, true>(rows, columns, head.constants);
         else
-            backward_tile<T, D, OWNS_KEYS, false>(rows, right0, right1, lse, minus_delta, first, head.keys,
-                                                  head.constants);
+            backward_tile<T, D, OWNS_KEYS, false>(rows, columns, head.constants);
     }
 
-    const int left = head.length - first_row - warp_row,
-              zeros_from = OWNS_KEYS ? head.keys - first_row - warp_row : 16;
-    const float scale[2] = {head.constants.scale, head.constants.scale}, one[2] = {1, 1};
-    T *staging = left_tiles + warp_row * TILE_ROW<D>;
-    const size_t stride = head.left_strides[0], offset = warp_row * stride;
-    store_rows<T, D>(d_left0 + offset, stride, left, zeros_from, staging, rows.d_left[0], scale);
-    if (OWNS_KEYS)
-        store_rows<T, D>(d_left1 + offset, stride, left, zeros_from, staging, rows.d_left[OWNS_KEYS], one);
+    backward_store<T, D, OWNS_KEYS>(d_left0, d_left1, rows, head, left_tiles);
 }
 
 /* Grid [heads, sequences, 2 · tiles]: tiles of keys and of queries by turns, those with the most work first:

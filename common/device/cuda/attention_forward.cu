@@ -3,8 +3,8 @@
  * 2018).
  *
  * A block owns a tile of queries of one head of one sequence; each of its warps owns sixteen of them. It
- * walks over the tiles of keys that they see, the next one on its way to shared memory while the current one
- * is worked on:
+ * walks over the tiles of keys that they see, the next ones on their way to shared memory while the current
+ * ones are worked on:
  *
  *     S = Q·Kᵀ + ALiBi      m = max(m, rows of S)      P = 2^(S − m)      O = O · 2^(m before − m) + P·V
  *
@@ -14,9 +14,12 @@
 
 namespace {
 
+/* Sizes that measured best on an H100. Two groups of warps that share a tile of queries and take the keys by
+ * turns were slower: what they gain for the last queries they lose by coming together. */
 template <int D> struct forward_shape {
-    static constexpr int WARPS = 4, THREADS = 32 * WARPS, QUERIES = 16 * WARPS, KEYS = 64;
-    static constexpr int BLOCKS = D <= 64 ? 4 : 2; /* that a multiprocessor should hold: limits registers */
+    static constexpr int WARPS = 4, THREADS = 32 * WARPS;
+    static constexpr int QUERIES = 16 * WARPS, KEYS = D <= 80 ? 64 : 32; /* of a tile */
+    static constexpr int BLOCKS = D == 80 ? 2 : 3; /* that a multiprocessor should hold: limits registers */
     static constexpr size_t SHARED_ELEMENTS = (size_t)(QUERIES + 4 * KEYS) * TILE_ROW<D>;
 };
 
@@ -25,7 +28,7 @@ template <int D> struct forward_rows {
     unsigned q[D / 16][4]; /* the sixteen queries, as left operands */
     float out[D / 8][4];   /* Σ P·V so far */
     float maximum[2];      /* the largest score so far, */
-    float sum[2];          /* and Σ P so far, over the lane's columns alone */
+    float sum[2];          /* and Σ P so far, in the lane's columns alone */
     int last[2];           /* the last key that the row sees */
     int warp_last;         /* the last that any of the warp's rows sees */
 };
@@ -79,8 +82,9 @@ __device__ __forceinline__ void forward_softmax(float (&s)[KEYS / 8][4], forward
     for (int r = 0; r < 2; r++) { /* over the four lanes that share a row */
         maximum[r] = fmaxf(maximum[r], __shfl_xor_sync(0xffffffff, maximum[r], 1));
         maximum[r] = fmaxf(maximum[r], __shfl_xor_sync(0xffffffff, maximum[r], 2));
-        /* Rounded products: the same shift for all that is summed, however large it is. */
-        shift[r] = __fmul_rn(maximum[r], power);
+        /* A rounded product: the same shift for all that is summed, however large it is. Where all scores so
+         * far are −infinity, any will do. */
+        shift[r] = maximum[r] == -INFINITY ? 0 : __fmul_rn(maximum[r], power);
         const float shrink = power_of_two(__fsub_rn(__fmul_rn(rows.maximum[r], power), shift[r]));
         rows.maximum[r] = maximum[r];
         rows.sum[r] *= shrink;
@@ -105,6 +109,7 @@ template <typename T, int D, bool MASKED>
 __device__ __forceinline__ void forward_tile(forward_rows<D> &rows, unsigned k_tile, unsigned v_tile,
                                              int first_key, const head_constants &head) {
     constexpr int KEYS = forward_shape<D>::KEYS;
+    if (MASKED && first_key > rows.warp_last) return;
     float s[KEYS / 8][4];
     unsigned p[KEYS / 16][4];
     forward_scores<T, D, MASKED, KEYS>(s, rows, k_tile, first_key, head);
@@ -124,6 +129,25 @@ __device__ __forceinline__ void forward_tile(forward_rows<D> &rows, unsigned k_t
     }
 }
 
+/* A warp's rows of out [16, D] and lse [16], of which there are `count`. `tile` is shared memory of its own.
+ */
+template <typename T, int D>
+__device__ __forceinline__ void forward_store(T *out, size_t stride, float *lse, int count, T *tile,
+                                              const forward_rows<D> &rows, float power) {
+    const int lane = warp_lane();
+    float inverse[2];
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        float sum = rows.sum[r];
+        sum += __shfl_xor_sync(0xffffffff, sum, 1);
+        sum += __shfl_xor_sync(0xffffffff, sum, 2);
+        inverse[r] = __fdividef(1, sum);
+        const int row = lane / 4 + 8 * r;
+        if (lane % 4 == 0 && row < count) lse[row] = __fmul_rn(rows.maximum[r], power) + __log2f(sum);
+    }
+    store_rows<T, D>(out, stride, count, 16, tile, rows.out, inverse);
+}
+
 /* Grid [heads, sequences, tiles of queries], the last tile, which sees most keys, first. */
 template <typename T, int D>
 __global__
@@ -131,65 +155,55 @@ __launch_bounds__(forward_shape<D>::THREADS,
                   forward_shape<D>::BLOCKS) void attention_forward_kernel(T *out, float *lse, const T *qkv,
                                                                           const attention_pack pack) {
     using shape = forward_shape<D>;
-    constexpr int KEYS = shape::KEYS, THREADS = shape::THREADS;
+    constexpr int KEYS = shape::KEYS;
+    constexpr unsigned TILE_BYTES = KEYS * TILE_ROW<D> * 2;
     const int head = (int)blockIdx.x, start = pack.starts[blockIdx.y], keys = pack.keys[blockIdx.y];
     const int length = pack.starts[blockIdx.y + 1] - start;
     const int first_query = (int)(gridDim.z - 1 - blockIdx.z) * shape::QUERIES;
     if (first_query >= length) return;
 
     extern __shared__ __align__(16) unsigned char shared[];
-    T *q_tile = reinterpret_cast<T *>(shared), *kv_tiles = q_tile + shape::QUERIES * TILE_ROW<D>;
-    constexpr int TILE = KEYS * TILE_ROW<D>; /* kv_tiles: k, v of one tile of keys, then of the other */
+    T *q_tile = reinterpret_cast<T *>(shared); /* [QUERIES], then twice: k [KEYS], v [KEYS] */
+    const unsigned tiles = shared_address(q_tile) + shape::QUERIES * TILE_ROW<D> * 2;
     const size_t stride = (size_t)pack.heads * 3 * D;
-    const T *q = qkv + (size_t)start * stride + (size_t)head * 3 * D, *k = q + D, *v = k + D;
-    const auto load_keys = [&](int tile) {
-        const int first = tile * KEYS;
-        T *to = kv_tiles + tile % 2 * 2 * TILE;
-        load_tile<T, D, KEYS, THREADS>(to, k + first * stride, stride, keys - first);
-        load_tile<T, D, KEYS, THREADS>(to + TILE, v + first * stride, stride, keys - first);
+    const T *q = qkv + (size_t)start * stride + (size_t)head * 3 * D;
+    using loader = tile_loader<T, D, shape::THREADS>;
+    loader q_loader(q + first_query * stride, stride, length - first_query);
+    loader k_loader(q + D, stride, keys), v_loader(q + 2 * D, stride, keys);
+    const auto load_keys = [&](int slot) {
+        k_loader.template load<KEYS>(tiles + slot * 2 * TILE_BYTES);
+        v_loader.template load<KEYS>(tiles + slot * 2 * TILE_BYTES + TILE_BYTES);
     };
-    load_tile<T, D, shape::QUERIES, THREADS>(q_tile, q + first_query * stride, stride, length - first_query);
+    q_loader.template load<shape::QUERIES>(shared_address(q_tile));
     load_keys(0);
 
-    const int lane = warp_lane(), warp_row = (int)threadIdx.x / 32 * 16,
-              row = first_query + warp_row + lane / 4;
+    const int warp_row = (int)threadIdx.x / 32 * 16, row = first_query + warp_row + warp_lane() / 4;
     const head_constants constants = constants_of<D>(head, pack.heads);
     forward_rows<D> rows = {};
     rows.maximum[0] = rows.maximum[1] = -INFINITY;
     rows.last[0] = min(row, keys - 1);
     rows.last[1] = min(row + 8, keys - 1);
     rows.warp_last = min(first_query + warp_row + 15, keys - 1);
+    copies_wait();
+    __syncthreads();
+    load_left<D>(rows.q, shared_address(q_tile), warp_row);
 
-    const int tiles = (min(first_query + shape::QUERIES, keys) + KEYS - 1) / KEYS;
-    for (int tile = 0; tile < tiles; tile++) {
+    const int end = min(first_query + shape::QUERIES, keys); /* of the keys that any row sees */
+    for (int first_key = 0, slot = 0; first_key < end; first_key += KEYS, slot ^= 1) {
         copies_wait();
         __syncthreads(); /* this tile is there, and all are done with the one before */
-        if (tile == 0) load_left<D>(rows.q, shared_address(q_tile), warp_row);
-        if (tile + 1 < tiles) load_keys(tile + 1);
-        const unsigned k_tile = shared_address(kv_tiles + tile % 2 * 2 * TILE);
-        const unsigned v_tile = k_tile + TILE * sizeof(T);
-        const int first_key = tile * KEYS;
+        if (first_key + KEYS < end) load_keys(slot ^ 1);
+        const unsigned k_tile = tiles + slot * 2 * TILE_BYTES, v_tile = k_tile + TILE_BYTES;
         if (first_key + KEYS - 1 > min(first_query, keys - 1)) /* some row does not see all of it */
             forward_tile<T, D, true>(rows, k_tile, v_tile, first_key, constants);
         else
             forward_tile<T, D, false>(rows, k_tile, v_tile, first_key, constants);
     }
 
-    float inverse[2];
-#pragma unroll
-    for (int r = 0; r < 2; r++) {
-        float sum = rows.sum[r];
-        sum += __shfl_xor_sync(0xffffffff, sum, 1);
-        sum += __shfl_xor_sync(0xffffffff, sum, 2);
-        inverse[r] = 1 / sum;
-        if (lane % 4 == 0 && row + 8 * r < length)
-            lse[(size_t)head * pack.tokens + start + row + 8 * r] =
-                __fmul_rn(rows.maximum[r], constants.power) + log2f(sum);
-    }
-    const size_t out_stride = (size_t)pack.heads * D;
-    T *out_rows = out + (size_t)(start + first_query + warp_row) * out_stride + (size_t)head * D;
-    store_rows<T, D>(out_rows, out_stride, length - first_query - warp_row, 16,
-                     q_tile + warp_row * TILE_ROW<D>, rows.out, inverse);
+    const size_t out_stride = (size_t)pack.heads * D, token = (size_t)start + first_query + warp_row;
+    forward_store<T, D>(out + token * out_stride + (size_t)head * D, out_stride,
+                        lse + (size_t)head * pack.tokens + token, length - first_query - warp_row,
+                        q_tile + warp_row * TILE_ROW<D>, rows, constants.power);
 }
 
 } // namespace

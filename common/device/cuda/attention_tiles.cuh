@@ -34,8 +34,7 @@ __device__ inline int warp_lane() {
     return (int)(threadIdx.x % 32);
 }
 
-/* ---- instructions (none of which devices before 8.0 have; the host never launches a kernel with them there)
- * ---- */
+/* ---- instructions; devices before 8.0 lack most of them, and no kernel is launched with them there ---- */
 
 __device__ inline unsigned shared_address(const void *pointer) {
     return (unsigned)__cvta_generic_to_shared(pointer);
@@ -43,17 +42,15 @@ __device__ inline unsigned shared_address(const void *pointer) {
 
 /* Copies 16 (4) bytes to shared memory, later: see copies_wait(). Writes zeros, and reads nothing, unless
  * `valid`. */
-__device__ inline void copy16_later(void *to, const void *from, bool valid) {
+__device__ inline void copy16_later(unsigned to, const void *from, bool valid) {
 #if __CUDA_ARCH__ >= 800
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from),
-                 "r"(valid ? 16 : 0)
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(valid ? 16 : 0)
                  : "memory");
 #endif
 }
-__device__ inline void copy4_later(void *to, const void *from, bool valid) {
+__device__ inline void copy4_later(unsigned to, const void *from, bool valid) {
 #if __CUDA_ARCH__ >= 800
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(to)), "l"(from),
-                 "r"(valid ? 4 : 0)
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from), "r"(valid ? 4 : 0)
                  : "memory");
 #endif
 }
@@ -69,39 +66,46 @@ __device__ inline void load_matrices(unsigned (&f)[4], unsigned address) {
 #if __CUDA_ARCH__ >= 800
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(f[0]), "=r"(f[1]), "=r"(f[2]), "=r"(f[3])
-                 : "r"(address)
-                 : "memory");
+                 : "r"(address));
 #endif
 }
 __device__ inline void load_matrices_transposed(unsigned (&f)[4], unsigned address) {
 #if __CUDA_ARCH__ >= 800
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(f[0]), "=r"(f[1]), "=r"(f[2]), "=r"(f[3])
-                 : "r"(address)
-                 : "memory");
+                 : "r"(address));
 #endif
 }
 
+/* d = a · b + c; d may be c. */
 template <typename T>
-__device__ inline void multiply(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1);
+__device__ inline void multiply(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1,
+                                const float (&c)[4]);
 template <>
-__device__ inline void multiply<__half>(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+__device__ inline void multiply<__half>(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1,
+                                        const float (&c)[4]) {
 #if __CUDA_ARCH__ >= 800
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
-        "{%0,%1,%2,%3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %11, %12, %13};"
+        : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(c[0]), "f"(c[1]), "f"(c[2]),
+          "f"(c[3]));
 #endif
 }
 template <>
-__device__ inline void multiply<__nv_bfloat16>(float (&c)[4], const unsigned (&a)[4], unsigned b0,
-                                               unsigned b1) {
+__device__ inline void multiply<__nv_bfloat16>(float (&d)[4], const unsigned (&a)[4], unsigned b0,
+                                               unsigned b1, const float (&c)[4]) {
 #if __CUDA_ARCH__ >= 800
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
-        "{%0,%1,%2,%3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %11, %12, %13};"
+        : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(c[0]), "f"(c[1]), "f"(c[2]),
+          "f"(c[3]));
 #endif
+}
+template <typename T>
+__device__ inline void multiply(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+    multiply<T>(c, a, b0, b1, c);
 }
 
 /* 2^x, relative error 2^-22; 2^-infinity is 0. */
@@ -118,25 +122,50 @@ template <> __device__ inline unsigned pack<__half>(float low, float high) {
     return *reinterpret_cast<const unsigned *>(&both);
 }
 template <> __device__ inline unsigned pack<__nv_bfloat16>(float low, float high) {
+#if __CUDA_ARCH__ >= 800
     const __nv_bfloat162 both = __floats2bfloat162_rn(low, high);
     return *reinterpret_cast<const unsigned *>(&both);
+#else
+    return 0;
+#endif
 }
 
 /* ---- between global memory and tiles ---- */
 
-/* Tile [ROWS] = the rows of x, `stride` elements apart, of which there are `rows`; the rest become zeros. By
- * all THREADS threads of the block, later. */
-template <typename T, int D, int ROWS, int THREADS>
-__device__ inline void load_tile(T *tile, const T *x, size_t stride, int rows) {
-    constexpr int PIECES = D / 8;
-    static_assert(ROWS * PIECES % THREADS == 0, "every thread copies as much");
-#pragma unroll
-    for (int i = 0; i < ROWS * PIECES / THREADS; i++) {
-        const int piece = i * THREADS + (int)threadIdx.x, row = piece / PIECES, column = piece % PIECES * 8;
-        const bool valid = row < rows;
-        copy16_later(tile + row * TILE_ROW<D> + column, x + (valid ? row : 0) * stride + column, valid);
+/* Brings tiles of a matrix [·, D] to shared memory, one after the other. Eight threads copy a row, 16 bytes
+ * each, all THREADS of the block one pass. What a thread needs to know is kept, as finding it anew costs as
+ * much as a tile's other work. */
+template <typename T, int D, int THREADS> struct tile_loader {
+    static constexpr int PASS = THREADS / 8; /* rows */
+    const T *from;                           /* what this thread copies next */
+    size_t step;                             /* elements from there to what it copies after */
+    int rows;                                /* of the matrix, from that row on */
+    unsigned at;                             /* where it goes, in bytes from the tile's first element */
+
+    /* x: the first tile's first element; rows are `stride` elements apart, and there are `count`. */
+    __device__ tile_loader(const T *x, size_t stride, int count) {
+        const int row = (int)threadIdx.x / 8, column = (int)threadIdx.x % 8 * 8;
+        from = x + row * stride + column;
+        step = PASS * stride;
+        rows = count - row;
+        at = (unsigned)(2 * (row * TILE_ROW<D> + column));
     }
-}
+
+    /* The tile at this address in shared memory gets the next ROWS rows, later; where there are no more,
+     * zeros. */
+    template <int ROWS> __device__ void load(unsigned tile) {
+        static_assert(ROWS % PASS == 0, "whole passes");
+#pragma unroll
+        for (int row = 0; row < ROWS; row += PASS) {
+#pragma unroll
+            for (int column = 0; column < D; column += 64)
+                if (column + 64 <= D || (int)threadIdx.x % 8 * 8 + column < D)
+                    copy16_later(tile + at + 2 * (row * TILE_ROW<D> + column), from + column, row < rows);
+            from += step;
+        }
+        rows -= ROWS;
+    }
+};
 
 /* A warp's sixteen rows: c [16, D] · factor, rounded, to the first `rows` rows of x; zeros to rows from
  * `zeros_from` on. They pass through `tile`, sixteen rows of shared memory that no other warp uses, to be
@@ -167,15 +196,16 @@ __device__ inline void store_rows(T *x, size_t stride, int rows, int zeros_from,
 
 /* ---- fragments of tiles ----
  *
- * A lane's address within a 16 × 16 block, in bytes; that of the block, 2 · (row · TILE_ROW + column), comes
- * on top.
+ * A lane's address within a 16 × 16 block, in bytes; block_at() of the block comes on top.
  *
- *     by_rows      matrices: rows 0 … 7, columns 0 … 7;  rows 8 … 15, columns 0 … 7;  then columns 8 … 15.
- *                  As loaded, they are a[0 … 3] of the block. Transposed, they are b[0], b[1] of the block's
- * columns 0 … 7 and then of its columns 8 … 15: b is the block, its rows are summed over. by_columns
- * matrices: rows 0 … 7, columns 0 … 7;  rows 0 … 7, columns 8 … 15;  then rows 8 … 15. As loaded, they are
- * b[0], b[1] of the block's rows 0 … 7 and then of its rows 8 … 15: b is the block transposed, its columns
- * are summed over. */
+ *     by_rows      fetches rows 0 … 7 and 8 … 15 of columns 0 … 7, then of columns 8 … 15.
+ *                  As they come, they are a[0 … 3] of the block. Transposed, they are b[0] and b[1] of
+ *                  columns 0 … 7 and then of columns 8 … 15, where b is the block.
+ *
+ *     by_columns   fetches columns 0 … 7 and 8 … 15 of rows 0 … 7, then of rows 8 … 15.
+ *                  As they come, they are b[0] and b[1] of rows 0 … 7 and then of rows 8 … 15, where b is
+ *                  the block transposed.
+ */
 template <int D> __device__ inline unsigned by_rows() {
     const int lane = warp_lane();
     return (unsigned)(2 * (lane % 16 * TILE_ROW<D> + lane / 16 * 8));
@@ -227,13 +257,13 @@ struct head_constants {
     float slope, power, scale;
 };
 
-/* The slope as alibi_slope() has it. */
+/* The slope as alibi_slope() has it; its divisor is a power of two. */
 template <int D> __device__ inline head_constants constants_of(int head, int heads) {
-    const int m = 1 << (31 - __clz(heads));
-    const float exponent = head < m ? -8.0f * (float)(head + 1) / (float)m
-                                    : -8.0f * (float)(2 * (head - m) + 1) / (float)(2 * m);
+    const int exponent = 31 - __clz(heads), m = 1 << exponent;
+    const float fraction =
+        (float)(head < m ? 2 * (head + 1) : 2 * (head - m) + 1) * power_of_two(-(float)exponent);
     const float root = sqrtf((float)D);
-    return {exp2f(exponent) * root, 1.44269504f / root, 1 / root};
+    return {exp2f(-4 * fraction) * root, 1.44269504f / root, 1 / root};
 }
 
 #endif
