@@ -365,9 +365,9 @@ static void test_small_disk(void **state) {
 static void test_disk_that_fills_up(void **state) {
     (void)state;
     static const struct bad bad = {"", {"small/run/", "No space left on device"}};
-    static const char fill[] = "sh -c '(until test -e small/run/metrics.jsonl; do sleep 0.01; done; head -c "
-                               "10M /dev/zero >small/other) "
-                               "2>&- & exec \"$0\" \"$@\"'";
+    static const char fill[] = "sh -c '(n=0; until test -e small/run/metrics.jsonl || test $n = 2000; do "
+                               "sleep 0.01; n=$((n+1)); done; "
+                               "head -c 10M /dev/zero >small/other) 2>&- & exec \"$0\" \"$@\"'";
     char *own = small_disk(8000);
     if (!own) skip();
     char *both = xformat("%s %s", own, fill);
