@@ -1,45 +1,43 @@
 /*
  * Sums over the rows of a matrix, column by column: gradients of biases and of layer norms.
  *
- * A block takes the few columns that fill two vectors of V elements (32 bytes of a row, what memory gives at
- * least) of all rows, so that one launch is enough and no sum depends on the device. Each thread adds the
- * rows of its place, then the warp's are added, then the block's.
+ * A block takes WIDE vectors of V elements (2: 32 bytes of a row, what memory gives at least; 1 where blocks
+ * would be too few) of all rows, so that one launch is enough and no sum depends on the device. Each thread
+ * adds the rows of its place, then the warp's are added, then the block's.
  */
 #ifndef COMMON_DEVICE_CUDA_COLUMNS_CUH
 #define COMMON_DEVICE_CUDA_COLUMNS_CUH
 
 #include "common/device/cuda/cuda.cuh"
 
-enum { COLUMN_THREADS = 1024 };
-
 /* Which of its rows and columns a thread of block number `block` takes: rows first_row, first_row + rows, …;
  * V columns.
  */
-template <int V, int THREADS = COLUMN_THREADS> struct column_place {
-    static constexpr unsigned rows = THREADS / 2;
-    unsigned vector = threadIdx.x % 2, first_row = threadIdx.x / 2;
+template <int V, int WIDE, int THREADS> struct column_place {
+    static constexpr unsigned rows = THREADS / WIDE;
+    unsigned vector = threadIdx.x % WIDE, first_row = threadIdx.x / WIDE;
     size_t column;
-    __device__ explicit column_place(unsigned block) : column(((size_t)block * 2 + vector) * V) {
+    __device__ explicit column_place(unsigned block) : column(((size_t)block * WIDE + vector) * V) {
     }
 };
 
 /* Sums each thread's parts over the block and hands each column's to put(column, sum), on one thread. All
  * threads of the block call it; those beyond the last column have parts of 0. */
-template <int THREADS = COLUMN_THREADS, int V, typename Put>
+template <int WIDE, int THREADS, int V, typename Put>
 __device__ inline void finish_columns(unsigned block, float (&parts)[V], size_t columns, Put put) {
-    __shared__ float warps[THREADS / 32][2 * V];
+    __shared__ float warps[THREADS / 32][WIDE * V];
     __syncthreads(); /* the last call's have been read */
     const unsigned lane = threadIdx.x % 32;
 #pragma unroll
     for (int i = 0; i < V; i++) {
 #pragma unroll
-        for (int distance = 16; distance > 1; distance /= 2)
+        for (int distance = 16; distance >= WIDE; distance /= 2)
             parts[i] += __shfl_xor_sync(0xffffffff, parts[i], distance);
-        if (lane < 2) warps[threadIdx.x / 32][lane * V + i] = parts[i];
+        if (lane < WIDE) warps[threadIdx.x / 32][lane * V + i] = parts[i];
     }
     __syncthreads();
-    const size_t column = (size_t)block * 2 * V + threadIdx.x;
-    if (threadIdx.x >= 2 * V || column >= columns) return;
+    const size_t column = (size_t)block * WIDE * V + threadIdx.x;
+    if (threadIdx.x >= WIDE * V || column >= columns) return;
     float sum = 0;
 #pragma unroll
     for (int w = 0; w < THREADS / 32; w++) sum += warps[w][threadIdx.x];
@@ -47,8 +45,8 @@ __device__ inline void finish_columns(unsigned block, float (&parts)[V], size_t 
 }
 
 /* Blocks for a matrix of so many columns. */
-template <int V> static inline unsigned column_blocks(size_t columns) {
-    return blocks_for(columns, 2 * V);
+template <int V, int WIDE> static inline unsigned column_blocks(size_t columns) {
+    return blocks_for(columns, WIDE * V);
 }
 
 #endif

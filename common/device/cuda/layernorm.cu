@@ -155,7 +155,7 @@ template <typename T> struct backward_output {
 template <typename T, int V>
 __device__ inline void backward_columns(unsigned block, const backward_output<T> &out,
                                         const backward_input<T> &in) {
-    const column_place<V, THREADS> place(block);
+    const column_place<V, 1, THREADS> place(block);
     float weight_part[V] = {}, bias_part[V] = {};
     if (place.column < in.h) {
 #pragma unroll 8
@@ -171,11 +171,11 @@ __device__ inline void backward_columns(unsigned block, const backward_output<T>
             }
         }
     }
-    finish_columns<THREADS>(block, weight_part, in.h, [&](size_t column, float sum) {
+    finish_columns<1, THREADS>(block, weight_part, in.h, [&](size_t column, float sum) {
         T *to = &out.dweight[column];
         store(to, out.accumulate ? load(to) + sum : sum);
     });
-    finish_columns<THREADS>(block, bias_part, in.h, [&](size_t column, float sum) {
+    finish_columns<1, THREADS>(block, bias_part, in.h, [&](size_t column, float sum) {
         T *to = &out.dbias[column];
         store(to, out.accumulate ? load(to) + sum : sum);
     });
@@ -238,7 +238,7 @@ static void backward(cudaStream_t on, const backward_output<T> &out, const backw
     const bool vectors = aligned16(out.dx, in.dy, in.x, in.weight, in.add);
     for_row_length<T>(vectors, in.h, [&](auto v, auto chunks) {
         constexpr int V = decltype(v)::value, CHUNKS = decltype(chunks)::value;
-        const unsigned columns = column_blocks<V>(in.h), rows = (unsigned)in.rows;
+        const unsigned columns = column_blocks<V, 1>(in.h), rows = (unsigned)in.rows;
         if (out.dx != in.dy) {
             backward_kernel<T, V, CHUNKS><<<columns + rows, THREADS, 0, on>>>(out, in, columns);
             return;

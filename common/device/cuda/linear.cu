@@ -65,13 +65,15 @@ void linear_gelu_backward_input(struct stream *stream, enum dtype dtype, void *d
 
 /* ---- gradients of the weights ---- */
 
-template <typename T, int V>
+enum { COLUMN_THREADS = 1024, FEW_BLOCKS = 128 };
+
+template <typename T, int V, int WIDE>
 __global__ void __launch_bounds__(COLUMN_THREADS)
     column_sums_kernel(T *out, const T *x, size_t ld, size_t rows, size_t columns, bool accumulate) {
-    const column_place<V> place(blockIdx.x);
+    const column_place<V, WIDE, COLUMN_THREADS> place(blockIdx.x);
     float parts[V] = {};
     if (place.column < columns) {
-#pragma unroll 8
+#pragma unroll 4
         for (size_t r = place.first_row; r < rows; r += place.rows) {
             float values[V];
             load_lanes(values, x + r * ld + place.column);
@@ -79,7 +81,7 @@ __global__ void __launch_bounds__(COLUMN_THREADS)
             for (int i = 0; i < V; i++) parts[i] += values[i];
         }
     }
-    finish_columns(blockIdx.x, parts, columns, [&](size_t column, float sum) {
+    finish_columns<WIDE, COLUMN_THREADS>(blockIdx.x, parts, columns, [&](size_t column, float sum) {
         store(&out[column], accumulate ? load(&out[column]) + sum : sum);
     });
 }
@@ -90,13 +92,16 @@ static void column_sums(struct stream *stream, enum dtype dtype, void *out, cons
     for_dtype(dtype, [&](auto zero) {
         using T = decltype(zero);
         constexpr int V = LANES<T>;
-        cudaStream_t on = cuda_stream(stream);
-        if (aligned16(x) && ld % V == 0 && columns % V == 0)
-            column_sums_kernel<T, V><<<column_blocks<V>(columns), COLUMN_THREADS, 0, on>>>(
-                (T *)out, (const T *)x, ld, rows, columns, accumulate);
+        const auto launch = [&](auto kernel, unsigned blocks) {
+            kernel<<<blocks, COLUMN_THREADS, 0, cuda_stream(stream)>>>((T *)out, (const T *)x, ld, rows,
+                                                                       columns, accumulate);
+        };
+        if (!aligned16(x) || ld % V != 0 || columns % V != 0)
+            launch(column_sums_kernel<T, 1, 2>, column_blocks<1, 2>(columns));
+        else if (column_blocks<V, 2>(columns) < FEW_BLOCKS)
+            launch(column_sums_kernel<T, V, 1>, column_blocks<V, 1>(columns));
         else
-            column_sums_kernel<T, 1><<<column_blocks<1>(columns), COLUMN_THREADS, 0, on>>>(
-                (T *)out, (const T *)x, ld, rows, columns, accumulate);
+            launch(column_sums_kernel<T, V, 2>, column_blocks<V, 2>(columns));
     });
     CUDA_LAUNCHED("gradient of a bias");
 }

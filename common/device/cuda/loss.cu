@@ -2,17 +2,15 @@
  * Cross entropy with its gradient in place of the logits, and sums.
  */
 #include <cmath>
-#include <cooperative_groups.h>
 
 #include "common/device/cuda/cuda.cuh"
 
 /* ---- cross entropy ----
  *
- * A row of logits (half a megabyte) is read twice: for its largest value and its sum, and to be replaced by
- * its gradient. Where blocks can form clusters (compute capability 9.0), CLUSTER of them share a row, so that
- * there are few rows at a time, and the second reading finds them in the second-level cache. */
+ * A block takes a row, half a megabyte of logits, and reads it twice: for its largest value and its sum, and
+ * to replace it by its gradient. Each thread has BATCH vectors on their way at a time. */
 
-enum { ROW_THREADS = 512, CLUSTER = 8 };
+enum { ROW_THREADS = 512, BATCH = 4 };
 
 #define LOG2_E 1.44269504f
 
@@ -23,66 +21,45 @@ __device__ inline float power_of_2(float x) {
     return result;
 }
 
-/* The largest logit seen, and Σ 2^(logit · log2 e − shift). The shift is rounded, but one and the same number
- * in all of a row's terms and in its loss: it costs no digits. */
+/* The largest logit seen, and Σ exp(logit − largest). */
 struct running {
     float largest, sum;
 };
 
-/* 0 as long as all logits are −∞. */
+/* What is subtracted: 0 as long as all are −∞. */
 __device__ inline float shift_of(float largest) {
-    return largest == -INFINITY ? 0.0f : largest * LOG2_E;
+    return largest == -INFINITY ? 0.0f : largest;
 }
 
-template <int V> __device__ inline void take(running &so_far, const float (&values)[V]) {
+__device__ inline float exp_of(float x) {
+    return power_of_2(x * LOG2_E);
+}
+
+template <int COUNT, int V> __device__ inline void take(running &so_far, const float (&values)[COUNT][V]) {
     float largest = so_far.largest;
 #pragma unroll
-    for (int i = 0; i < V; i++) largest = fmaxf(largest, values[i]); /* passes NaNs over */
+    for (int b = 0; b < COUNT; b++)
+#pragma unroll
+        for (int i = 0; i < V; i++) largest = fmaxf(largest, values[b][i]); /* passes NaNs over */
     const float shift = shift_of(largest);
-    if (largest > so_far.largest) {
-        if (so_far.largest != -INFINITY) so_far.sum *= power_of_2(shift_of(so_far.largest) - shift);
-        so_far.largest = largest;
-    }
     float sum = 0;
 #pragma unroll
-    for (int i = 0; i < V; i++) sum += power_of_2(fmaf(values[i], LOG2_E, -shift));
-    so_far.sum += sum;
+    for (int b = 0; b < COUNT; b++)
+#pragma unroll
+        for (int i = 0; i < V; i++) sum += exp_of(values[b][i] - shift);
+    if (so_far.largest != -INFINITY) sum += so_far.sum * exp_of(so_far.largest - shift);
+    so_far = {largest, sum};
 }
 
-/* A part's sum on the whole's shift. */
-__device__ inline float moved_sum(const running &part, float largest) {
-    return part.largest == -INFINITY ? part.sum
-                                     : part.sum * power_of_2(shift_of(part.largest) - shift_of(largest));
-}
-
-/* The block's largest logit and sum, from each thread's. */
-__device__ inline running merge_threads(const running &mine) {
+/* The row's, from each thread's. */
+__device__ inline void merge(const running &mine, float *largest, double *sum) {
     __shared__ float tops[ROW_THREADS / 32];
     const float top = warp_max(mine.largest);
     if (threadIdx.x % 32 == 0) tops[threadIdx.x / 32] = top;
     __syncthreads();
-    const float largest = warp_max(tops[threadIdx.x % (ROW_THREADS / 32)]);
-    return {largest, block_sum<ROW_THREADS>(moved_sum(mine, largest))};
-}
-
-/* The row's, from its BLOCKS blocks', in their order. */
-template <int BLOCKS> __device__ inline void merge_blocks(const running &mine, float *largest, double *sum) {
-    *largest = mine.largest;
-    *sum = mine.sum;
-#if __CUDA_ARCH__ >= 900
-    if constexpr (BLOCKS > 1) {
-        __shared__ running shared;
-        const cooperative_groups::cluster_group cluster = cooperative_groups::this_cluster();
-        if (threadIdx.x == 0) shared = mine;
-        cluster.sync();
-        for (unsigned b = 0; b < BLOCKS; b++)
-            *largest = fmaxf(*largest, cluster.map_shared_rank(&shared, b)->largest);
-        *sum = 0;
-        for (unsigned b = 0; b < BLOCKS; b++)
-            *sum += moved_sum(*cluster.map_shared_rank(&shared, b), *largest);
-        cluster.sync(); /* no block ends while others read its memory */
-    }
-#endif
+    *largest = warp_max(tops[threadIdx.x % (ROW_THREADS / 32)]);
+    const float scale = mine.largest == -INFINITY ? 1.0f : exp_of(mine.largest - shift_of(*largest));
+    *sum = block_sum<ROW_THREADS>((double)(mine.sum * scale));
 }
 
 template <typename T> struct cross_entropy_arguments {
@@ -96,77 +73,74 @@ template <typename T> struct cross_entropy_arguments {
     float inverse_positions;
 };
 
-/* A thread among the BLOCKS · ROW_THREADS of a row. */
-template <int BLOCKS> __device__ inline size_t thread_of_row() {
-    return (size_t)(blockIdx.x % BLOCKS) * ROW_THREADS + threadIdx.x;
-}
-
-/* x[i] = value(i, x[i]) for i in 0 … count − 1, by all threads of the row. */
-template <typename T, int V, int BLOCKS, typename Value>
-__device__ inline void replace(T *x, size_t count, Value value) {
-    const size_t whole = count - count % V, thread = thread_of_row<BLOCKS>();
-    for (size_t first = thread * V; first < whole; first += BLOCKS * ROW_THREADS * V) {
-        float values[V];
-        load_lanes(values, x + first);
+/* Calls function(column, values) for a thread's vectors of a row of `count` elements, BATCH at a time, then
+ * one by one: values[n][V] of columns column, column + ROW_THREADS · V, … A last, incomplete vector comes as
+ * values[1][1]. */
+template <typename T, int V, typename Function>
+__device__ inline void each_batch(const T *x, size_t count, Function function) {
+    constexpr size_t STEP = (size_t)ROW_THREADS * V;
+    const size_t whole = count - count % V;
+    size_t column = threadIdx.x * V;
+    for (; column + (BATCH - 1) * STEP < whole; column += BATCH * STEP) {
+        float values[BATCH][V];
 #pragma unroll
-        for (int i = 0; i < V; i++) values[i] = value(first + i, values[i]);
-        store_lanes(x + first, values);
+        for (int b = 0; b < BATCH; b++) load_lanes(values[b], x + column + b * STEP);
+        function(column, values);
     }
-    if (whole + thread < count) store(&x[whole + thread], value(whole + thread, load(&x[whole + thread])));
+    for (; column < whole; column += STEP) {
+        float values[1][V];
+        load_lanes(values[0], x + column);
+        function(column, values);
+    }
+    if (whole + threadIdx.x < count) {
+        const float value[1][1] = {{load(&x[whole + threadIdx.x])}};
+        function(whole + threadIdx.x, value);
+    }
 }
 
-template <typename T, int V, int BLOCKS>
+/* The gradient in place of a row's logits; zeros from `vocabulary` on. */
+template <typename T, int V>
+__device__ inline void replace(T *row, size_t vocabulary, size_t ld, float largest, float factor) {
+    constexpr size_t STEP = (size_t)ROW_THREADS * V;
+    each_batch<T, V>(row, ld, [=](size_t column, const auto &logits) {
+        constexpr int COUNT = sizeof logits / sizeof logits[0],
+                      WIDTH = sizeof logits[0] / sizeof logits[0][0];
+#pragma unroll
+        for (int b = 0; b < COUNT; b++) {
+            const size_t first = column + b * STEP;
+            float values[WIDTH];
+#pragma unroll
+            for (int i = 0; i < WIDTH; i++)
+                values[i] = first + i < vocabulary ? exp_of(logits[b][i] - largest) * factor : 0.0f;
+            store_lanes(row + first, values);
+        }
+    });
+}
+
+template <typename T, int V>
 __global__ void __launch_bounds__(ROW_THREADS) cross_entropy_kernel(cross_entropy_arguments<T> in) {
-    const size_t r = blockIdx.x / BLOCKS, thread = thread_of_row<BLOCKS>();
+    const size_t r = blockIdx.x;
     T *row = in.logits + r * in.ld;
     const float weight = in.weights[r];
     if (weight == 0.0f) {
-        if (thread == 0) in.losses[r] = 0.0f;
-        if (in.gradient) replace<T, V, BLOCKS>(row, in.ld, [](size_t, float) { return 0.0f; });
+        if (threadIdx.x == 0) in.losses[r] = 0.0f;
+        if (in.gradient) replace<T, V>(row, 0, in.ld, 0, 0);
         return;
     }
     running mine = {-INFINITY, 0.0f};
-    const size_t whole = in.vocabulary - in.vocabulary % V;
-#pragma unroll 4
-    for (size_t first = thread * V; first < whole; first += BLOCKS * ROW_THREADS * V) {
-        float values[V];
-        load_lanes(values, row + first);
-        take(mine, values);
-    }
-    if (whole + thread < in.vocabulary) {
-        const float last[1] = {load(&row[whole + thread])};
-        take(mine, last);
-    }
+    each_batch<T, V>(row, in.vocabulary, [&](size_t, const auto &logits) { take(mine, logits); });
     const size_t label = (size_t)in.labels[r];
     const double label_logit = load(&row[label]); /* nothing is replaced before all threads have merged */
     float largest;
     double sum;
-    merge_blocks<BLOCKS>(merge_threads(mine), &largest, &sum);
-    const float shift = shift_of(largest);
-    if (thread == 0) in.losses[r] = weight * (float)(log(sum) + (shift / (double)LOG2_E - label_logit));
+    merge(mine, &largest, &sum);
+    if (threadIdx.x == 0) in.losses[r] = weight * (float)(log(sum) + ((double)largest - label_logit));
     if (!in.gradient) return;
-    const float scale = weight * *in.loss_scale * in.inverse_positions, factor = scale / (float)sum;
-    const size_t vocabulary = in.vocabulary;
-    replace<T, V, BLOCKS>(row, in.ld, [=](size_t column, float logit) {
-        if (column == label) return (float)(scale * (exp(label_logit - shift / (double)LOG2_E) / sum - 1.0));
-        return column < vocabulary ? power_of_2(fmaf(logit, LOG2_E, -shift)) * factor : 0.0f;
-    });
-}
-
-/* A row a cluster, where BLOCKS is more than 1. */
-template <typename T, int V, int BLOCKS>
-static void launch_rows(cudaStream_t on, const cross_entropy_arguments<T> &in, size_t rows) {
-    cudaLaunchAttribute attribute = {};
-    attribute.id = cudaLaunchAttributeClusterDimension;
-    attribute.val.clusterDim.x = BLOCKS;
-    attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
-    cudaLaunchConfig_t launch = {};
-    launch.gridDim = dim3((unsigned)rows * BLOCKS);
-    launch.blockDim = dim3(ROW_THREADS);
-    launch.stream = on;
-    launch.attrs = &attribute;
-    launch.numAttrs = BLOCKS > 1 ? 1 : 0;
-    CUDA_CHECK(cudaLaunchKernelEx(&launch, cross_entropy_kernel<T, V, BLOCKS>, in), "cross entropy");
+    const float scale = weight * *in.loss_scale * in.inverse_positions;
+    replace<T, V>(row, in.vocabulary, in.ld, largest, scale / (float)sum);
+    /* The label's, by the thread that has just written there: near 1 a probability less 1 needs fp64. */
+    if (label / V % ROW_THREADS == threadIdx.x)
+        store(&row[label], (float)(scale * (exp(label_logit - largest) / sum - 1.0)));
 }
 
 void cross_entropy(struct stream *stream, enum dtype dtype, void *logits, float *losses,
@@ -179,13 +153,12 @@ void cross_entropy(struct stream *stream, enum dtype dtype, void *logits, float 
         const cross_entropy_arguments<T> in = {
             (T *)logits, losses, labels, weights, vocabulary, ld, gradient, loss_scale, inverse_positions};
         cudaStream_t on = cuda_stream(stream);
-        if (!aligned16(logits) || ld % LANES<T> != 0)
-            launch_rows<T, 1, 1>(on, in, rows);
-        else if (cuda_capability(stream_device(stream)) >= 90)
-            launch_rows<T, LANES<T>, CLUSTER>(on, in, rows);
+        if (aligned16(logits) && ld % LANES<T> == 0)
+            cross_entropy_kernel<T, LANES<T>><<<(unsigned)rows, ROW_THREADS, 0, on>>>(in);
         else
-            launch_rows<T, LANES<T>, 1>(on, in, rows);
+            cross_entropy_kernel<T, 1><<<(unsigned)rows, ROW_THREADS, 0, on>>>(in);
     });
+    CUDA_LAUNCHED("cross entropy");
 }
 
 /* ---- sums ----
