@@ -2,8 +2,8 @@
  * Errors, in two forms.
  *
  * Code that reads what people give us (files, settings) reports through `struct error`: the function returns
- * false or NULL, the text says what is wrong, where, and what to do. Such code never exits, so it can be tested
- * and fuzzed in-process.
+ * false or NULL, the text says what is wrong, where, and what to do. Such code never exits, so it can be
+ * tested and fuzzed in-process.
  *
  * Code that cannot go on calls fail(): one line on standard error, and the whole job ends at once with a
  * non-zero exit code. comm.h registers how the other ranks are ended; without it the process just exits.
@@ -28,8 +28,8 @@ _Noreturn void fail(const char *format, ...) __attribute__((format(printf, 1, 2)
 /* Prints "warning: TEXT" on standard error, on rank 0 only. */
 void warn(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
-/* Tells fail() and warn() which rank this is, and how to end the other ranks: `end_job(code)` must not return.
- * NULL stands for a world of one. */
+/* Tells fail() and warn() which rank this is, and how to end the other ranks: `end_job(code)` must not
+ * return. NULL stands for a world of one. */
 void error_set_world(int rank, void (*end_job)(int code));
 
 /* malloc and friends that fail() instead of returning NULL; the caller frees with free(). Sizes in bytes. */

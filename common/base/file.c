@@ -52,12 +52,14 @@ bool directory_exists(const char *path) {
 bool directory_create(const char *path, struct error *error) {
     char partial[PATH_MAX];
     size_t length = strlen(path);
-    if (length == 0 || length >= sizeof partial) return error_set(error, "'%s': not a usable folder name", path);
+    if (length == 0 || length >= sizeof partial)
+        return error_set(error, "'%s': not a usable folder name", path);
     for (size_t end = 1; end <= length; end++) {
         if (path[end] != '/' && path[end] != '\0') continue;
         memcpy(partial, path, end);
         partial[end] = '\0';
-        /* Where a parent may not be made because it is there (read-only file systems say EROFS first), go on. */
+        /* Where a parent may not be made because it is there (read-only file systems say EROFS first), go on.
+         */
         if (mkdir(partial, 0777) != 0 && !directory_exists(partial))
             return error_set(error, "%s: folder cannot be created: %s", partial,
                              strerror(errno == EEXIST ? ENOTDIR : errno));

@@ -20,7 +20,7 @@ struct file_map {
 bool file_map(struct file_map *map, const char *path, struct error *error);
 void file_unmap(struct file_map *map);
 
-bool file_exists(const char *path);      /* anything by that name */
+bool file_exists(const char *path); /* anything by that name */
 bool directory_exists(const char *path);
 
 /* Creates the directory and its parents; an existing one is fine. */

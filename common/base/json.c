@@ -4,11 +4,13 @@
 
 #include "common/base/file.h"
 
-/* jansson recurses: its own limit on depth (JSON_PARSER_MAX_DEPTH, 2048) keeps a hostile file off the stack. */
+/* jansson recurses: its own limit on depth (JSON_PARSER_MAX_DEPTH, 2048) keeps a hostile file off the stack.
+ */
 json_t *json_read_bytes(const char *data, size_t size, const char *name, struct error *error) {
     json_error_t reason;
     json_t *root = json_loadb(data, size, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &reason);
-    if (!root) error_set(error, "%s:%d:%d: malformed JSON: %s", name, reason.line, reason.column, reason.text);
+    if (!root)
+        error_set(error, "%s:%d:%d: malformed JSON: %s", name, reason.line, reason.column, reason.text);
     return root;
 }
 
@@ -26,14 +28,15 @@ static const json_t *member(const json_t *object, const char *key) {
     return json_is_null(value) ? NULL : value;
 }
 
-bool json_get_int(const json_t *object, const char *key, long long minimum, long long maximum, long long *value,
-                  const char *path, struct error *error) {
+bool json_get_int(const json_t *object, const char *key, long long minimum, long long maximum,
+                  long long *value, const char *path, struct error *error) {
     const json_t *found = member(object, key);
     if (!found) return true;
     if (!json_is_integer(found)) return error_set(error, "%s: %s: expected an integer", path, key);
     long long number = json_integer_value(found);
     if (number < minimum || number > maximum)
-        return error_set(error, "%s: %s: %lld is not between %lld and %lld", path, key, number, minimum, maximum);
+        return error_set(error, "%s: %s: %lld is not between %lld and %lld", path, key, number, minimum,
+                         maximum);
     *value = number;
     return true;
 }
@@ -47,7 +50,8 @@ bool json_get_double(const json_t *object, const char *key, double *value, const
     return true;
 }
 
-bool json_get_bool(const json_t *object, const char *key, bool *value, const char *path, struct error *error) {
+bool json_get_bool(const json_t *object, const char *key, bool *value, const char *path,
+                   struct error *error) {
     const json_t *found = member(object, key);
     if (!found) return true;
     if (!json_is_boolean(found)) return error_set(error, "%s: %s: expected true or false", path, key);

@@ -17,11 +17,13 @@
 json_t *json_read_file(const char *path, struct error *error);
 json_t *json_read_bytes(const char *data, size_t size, const char *name, struct error *error);
 
-/* Reads member `key` of `object` into *value. An absent (or null) member leaves *value alone and is fine; false with
- * "PATH: KEY: …" in `error` where the type is wrong or the number does not fit. The string belongs to the object. */
-bool json_get_int(const json_t *object, const char *key, long long minimum, long long maximum, long long *value,
-                  const char *path, struct error *error);
-bool json_get_double(const json_t *object, const char *key, double *value, const char *path, struct error *error);
+/* Reads member `key` of `object` into *value. An absent (or null) member leaves *value alone and is fine;
+ * false with "PATH: KEY: …" in `error` where the type is wrong or the number does not fit. The string belongs
+ * to the object. */
+bool json_get_int(const json_t *object, const char *key, long long minimum, long long maximum,
+                  long long *value, const char *path, struct error *error);
+bool json_get_double(const json_t *object, const char *key, double *value, const char *path,
+                     struct error *error);
 bool json_get_bool(const json_t *object, const char *key, bool *value, const char *path, struct error *error);
 bool json_get_string(const json_t *object, const char *key, const char **value, const char *path,
                      struct error *error);

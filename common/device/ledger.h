@@ -1,9 +1,9 @@
 /*
- * The memory ledger: every block of device memory, and every large block of host memory, is booked under a heading,
- * so that a run can say where its bytes are and how many there were at most.
+ * The memory ledger: every block of device memory, and every large block of host memory, is booked under a
+ * heading, so that a run can say where its bytes are and how many there were at most.
  *
- * Sizes are those asked for, not what an allocator rounds them to: a ledger can then be predicted by formula and is
- * the same on every backend.
+ * Sizes are those asked for, not what an allocator rounds them to: a ledger can then be predicted by formula
+ * and is the same on every backend.
  */
 #ifndef COMMON_DEVICE_LEDGER_H
 #define COMMON_DEVICE_LEDGER_H
