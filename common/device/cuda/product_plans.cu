@@ -8,7 +8,8 @@
  * What it is told to do (types, shapes, epilogue) and which of its algorithms does it is a plan. The
  * algorithm is the first that its heuristic names, which depends on the plan, the device and the library
  * alone, never on a timing: the same run takes the same algorithms, hence has the same bits. Plans are kept,
- * as the heuristic takes longer than a small product.
+ * as the heuristic takes longer than a small product. A pack may have any number of tokens: plans are made
+ * for multiples of TOKENS, and do their work on as many as there are.
  */
 #include <cstdlib>
 #include <cstring>
@@ -102,25 +103,29 @@ static void describe_layout(cublasLtMatrixLayoutOpaque_t *layout, int dtype, siz
 }
 
 /* Our b is cuBLASLt's A, and the other way round. */
+static void describe_layouts(struct plan *plan, size_t m, size_t k) {
+    const struct key *key = &plan->key;
+    if (key->transposed & 2)
+        describe_layout(&plan->a, key->dtype, k, key->n, key->ldb);
+    else
+        describe_layout(&plan->a, key->dtype, key->n, k, key->ldb);
+    if (key->transposed & 1)
+        describe_layout(&plan->b, key->dtype, m, k, key->lda);
+    else
+        describe_layout(&plan->b, key->dtype, k, m, key->lda);
+    describe_layout(&plan->add, key->out_dtype, key->n, m, key->ldadd);
+    describe_layout(&plan->out, key->out_dtype, key->n, m, key->ldout);
+}
+
 static void describe(struct plan *plan) {
     const struct key *key = &plan->key;
-    const bool a_transposed = key->transposed & 1, b_transposed = key->transposed & 2;
     check(cublasLtMatmulDescInit(&plan->product, CUBLAS_COMPUTE_32F, CUDA_R_32F), "describing a product");
-    set(&plan->product, CUBLASLT_MATMUL_DESC_TRANSA, b_transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
-    set(&plan->product, CUBLASLT_MATMUL_DESC_TRANSB, a_transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
+    set(&plan->product, CUBLASLT_MATMUL_DESC_TRANSA, key->transposed & 2 ? CUBLAS_OP_T : CUBLAS_OP_N);
+    set(&plan->product, CUBLASLT_MATMUL_DESC_TRANSB, key->transposed & 1 ? CUBLAS_OP_T : CUBLAS_OP_N);
     set(&plan->product, CUBLASLT_MATMUL_DESC_EPILOGUE, (cublasLtEpilogue_t)key->epilogue);
     if (key->add == ADD_IN_PLACE)
         set(&plan->product, CUBLASLT_MATMUL_DESC_POINTER_MODE, CUBLASLT_POINTER_MODE_DEVICE);
-    if (b_transposed)
-        describe_layout(&plan->a, key->dtype, key->k, key->n, key->ldb);
-    else
-        describe_layout(&plan->a, key->dtype, key->n, key->k, key->ldb);
-    if (a_transposed)
-        describe_layout(&plan->b, key->dtype, key->m, key->k, key->lda);
-    else
-        describe_layout(&plan->b, key->dtype, key->k, key->m, key->lda);
-    describe_layout(&plan->add, key->out_dtype, key->n, key->m, key->ldadd);
-    describe_layout(&plan->out, key->out_dtype, key->n, key->m, key->ldout);
+    describe_layouts(plan, key->m, key->k);
 }
 
 /* Sums that are split among blocks are put together in fp32, never in the output's type. */
@@ -184,29 +189,53 @@ static enum addition addition_of(const struct product *p) {
     return p->add == p->out && p->out_dtype != FP32 ? ADD_IN_PLACE : ADD;
 }
 
-/* False where cuBLASLt has no algorithm for it. */
-static bool multiply_planned(struct stream *stream, const struct product *p) {
+enum { TOKENS = 128 };
+
+static size_t whole_tokens(size_t count) {
+    return (count + TOKENS - 1) / TOKENS * TOKENS;
+}
+
+/* With `rounded`, the number of rows that are tokens is: of a and out, or in a weight's gradient of a and b
+ * as stored. No leading dimension depends on it. */
+static struct key key_of(const struct product *p, bool rounded) {
     struct key key;
     memset(&key, 0, sizeof key);
-    key.m = p->m, key.n = p->n, key.k = p->k;
+    key.m = rounded && !p->a.transposed ? whole_tokens(p->m) : p->m;
+    key.n = p->n;
+    key.k = rounded && p->a.transposed && !p->b.transposed ? whole_tokens(p->k) : p->k;
     key.lda = p->a.ld, key.ldb = p->b.ld, key.ldout = p->ldout, key.ldadd = p->add ? p->ldadd : p->ldout;
     key.dtype = p->dtype, key.out_dtype = p->out_dtype;
     key.epilogue = p->bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
     key.transposed = (p->a.transposed ? 1 : 0) | (p->b.transposed ? 2 : 0);
     key.add = addition_of(p);
     key.alignment = alignment_of(p);
+    return key;
+}
+
+static cublasStatus_t run(struct stream *stream, struct products *products, struct plan *plan,
+                          const struct product *p) {
+    if (!plan->offered) return CUBLAS_STATUS_NOT_SUPPORTED;
+    describe_layouts(plan, p->m, p->k);
+    if (p->bias) set(&plan->product, CUBLASLT_MATMUL_DESC_BIAS_POINTER, p->bias);
+    const float one = 1, none = 0;
+    const bool on_device = plan->key.add == ADD_IN_PLACE;
+    const void *const factor = on_device ? products->one : &one;
+    const void *const add_factor = on_device ? products->one : p->add ? &one : &none;
+    return cublasLtMatmul(products->handle, &plan->product, factor, p->b.elements, &plan->a, p->a.elements,
+                          &plan->b, add_factor, p->add ? p->add : p->out, &plan->add, p->out, &plan->out,
+                          &plan->algorithm, cuda_workspace(stream), CUDA_WORKSPACE_BYTES,
+                          cuda_stream(stream));
+}
+
+/* False where cuBLASLt has no algorithm for it. */
+static bool multiply_planned(struct stream *stream, const struct product *p) {
     struct products *products = products_of(stream);
+    struct key key = key_of(p, true);
+    if (run(stream, products, plan_of(products, &key), p) == CUBLAS_STATUS_SUCCESS) return true;
+    key = key_of(p, false); /* the algorithm does not do with fewer tokens */
     struct plan *plan = plan_of(products, &key);
     if (!plan->offered) return false;
-    if (p->bias) set(&plan->product, CUBLASLT_MATMUL_DESC_BIAS_POINTER, p->bias);
-    const float one = 1, beta = p->add ? 1 : 0;
-    const bool on_device = key.add == ADD_IN_PLACE;
-    const void *const factor = on_device ? (const void *)products->one : &one;
-    const void *const add_factor = on_device ? (const void *)products->one : &beta;
-    check(cublasLtMatmul(products->handle, &plan->product, factor, p->b.elements, &plan->a, p->a.elements,
-                         &plan->b, add_factor, p->add ? p->add : p->out, &plan->add, p->out, &plan->out,
-                         &plan->algorithm, cuda_workspace(stream), CUDA_WORKSPACE_BYTES, cuda_stream(stream)),
-          "a matrix product");
+    check(run(stream, products, plan, p), "a matrix product");
     return true;
 }
 
