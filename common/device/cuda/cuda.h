@@ -44,7 +44,7 @@ cudaError_t cuda_probe_kernels(void);
 #define CUDA_WORKSPACE_BYTES ((size_t)32 << 20)
 void *cuda_workspace(struct stream *stream);
 
-/* A place where linear.c keeps the device's library handle and plans: NULL at first. `close` is called with
+/* A place where product_plans.cu keeps the library handle and plans: NULL at first. `close` is called with
  * it when the device is closed. */
 void **cuda_products(struct stream *stream, void (*close)(void *products));
 

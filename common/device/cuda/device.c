@@ -52,9 +52,10 @@ void cuda_check(cudaError_t code, const char *what) {
 /* ---- opening ---- */
 
 static int count_devices(void) {
-    int count = 0;
+    int count = 0, driver = 0;
     cudaError_t code = cudaGetDeviceCount(&count);
-    if (code == cudaErrorNoDevice || (code == cudaSuccess && count == 0))
+    bool no_driver = cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0;
+    if (no_driver || code == cudaErrorNoDevice || (code == cudaSuccess && count == 0))
         fail("no GPU is visible to this process: look at nvidia-smi and CUDA_VISIBLE_DEVICES, ask the batch "
              "system "
              "for one, or use --device cpu");
