@@ -1,5 +1,6 @@
 #include "common/comm/mpi_private.h"
 
+#include <signal.h>
 #include <stdlib.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -37,10 +38,20 @@ static MPI_Comm *new_handle(struct comm *comm) {
     return &mpi->handle;
 }
 
-/* How fail() ends the other ranks: they are wherever they are, perhaps waiting for this one. */
+static void leave(int signal_number) {
+    (void)signal_number;
+    _exit(1);
+}
+
+/* How fail() ends the other ranks: they are wherever they are, perhaps waiting for this one. MPI_Abort talks
+ * to the launcher; where that does not answer, leaving without a farewell tells it as well: it then ends the
+ * others. */
 static void end_job(int code) {
+    enum { PATIENCE = 5 }; /* seconds */
     int finalized = 0;
     MPI_Finalized(&finalized);
+    signal(SIGALRM, leave);
+    alarm(PATIENCE);
     if (!finalized) MPI_Abort(MPI_COMM_WORLD, code);
     _exit(code);
 }

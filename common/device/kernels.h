@@ -100,8 +100,8 @@ void embedding_lookup(struct stream *stream, enum dtype dtype, void *out, const 
                       const int32_t *ids, size_t n, size_t h);
 
 /* dtable [rows,h], the rows first_row … first_row+rows−1 of the table: each row gains the sum (in fp32, in
- * by_id's order, added once) of dx [n,h]'s rows whose id it is. by_id [n] holds the token rows sorted by id,
- * stable. No atomics. */
+ * an order that by_id alone decides, added once) of dx [n,h]'s rows whose id it is. by_id [n] holds the token
+ * rows sorted by id, stable. No atomics. */
 void embedding_backward(struct stream *stream, enum dtype dtype, void *dtable, size_t first_row, size_t rows,
                         const void *dx, const int32_t *ids, const int32_t *by_id, size_t n, size_t h);
 

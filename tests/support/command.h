@@ -29,6 +29,10 @@ struct command_result command_run(double timeout_seconds, const char *format, ..
     __attribute__((format(printf, 2, 3)));
 void command_free(struct command_result *result);
 
+/* For a child process of a test's own: becomes `sh -c command` in a process group of its own, with standard
+ * input from /dev/null and its output to the two descriptors. Does not return. */
+_Noreturn void command_become(const char *command, int out, int err);
+
 /* How many lines of `text` hold `part`. */
 int lines_with(const char *text, const char *part);
 

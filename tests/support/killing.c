@@ -22,18 +22,6 @@ static void sleep_ms(long milliseconds) {
               NULL);
 }
 
-static _Noreturn void become(const char *command) {
-    setpgid(0, 0);
-    int nothing = open("/dev/null", O_RDWR);
-    if (nothing < 0 || dup2(nothing, STDIN_FILENO) < 0 || dup2(nothing, STDOUT_FILENO) < 0 ||
-        dup2(nothing, STDERR_FILENO) < 0)
-        _exit(126);
-    setenv("OMPI_ALLOW_RUN_AS_ROOT", "1", 1);
-    setenv("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1", 1);
-    execl("/bin/sh", "sh", "-c", command, (char *)NULL);
-    _exit(127);
-}
-
 struct killable killable_start(const char *folder, int ranks, const char *command) {
     struct killable run = {.ranks = xformat("%s/ranks", folder)};
     DIR *old = opendir(run.ranks);
@@ -50,7 +38,10 @@ struct killable killable_start(const char *folder, int ranks, const char *comman
     char *line = xformat("exec %ssh -c 'echo >%s/$$; exec %s'", launcher, run.ranks, command);
     fflush(NULL);
     run.process = fork();
-    if (run.process == 0) become(line);
+    if (run.process == 0) {
+        int nothing = open("/dev/null", O_WRONLY);
+        command_become(line, nothing, nothing);
+    }
     if (run.process < 0) fail_msg("no process: %s", strerror(errno));
     free(line);
     free(launcher);
