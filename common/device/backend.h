@@ -36,6 +36,10 @@ void blocks_add(struct blocks *blocks, void *pointer, enum heading heading, size
 /* Takes it off again. fail()s on a pointer that is not out: freed twice, or never allocated here. */
 void blocks_remove(struct blocks *blocks, void *pointer);
 
+/* A range in a profiler's view: what profile_push() and profile_pop() do in this backend. */
+void backend_range_push(const char *name);
+void backend_range_pop(void);
+
 /* Bytes for people, "1.5 GiB", in a buffer that the caller gives and which is returned. */
 struct byte_text {
     char text[32];

@@ -75,16 +75,23 @@ bool device_computes(void);
 /* ---- streams, events ---- */
 
 struct stream *stream_open(struct device *device, const char *name); /* `name` shows in profiles */
+/* For work that nothing waits for soon: the device prefers what is queued on other streams. */
+struct stream *stream_open_background(struct device *device, const char *name);
 void stream_close(struct stream *stream);
 struct device *stream_device(const struct stream *stream);
 void stream_synchronize(struct stream *stream); /* the host waits for all work queued so far */
 
 struct event *event_open(struct device *device);
+/* One that also notes the time at which it is reached. */
+struct event *event_open_timed(struct device *device);
 void event_close(struct event *event);
 /* Reached when the work queued so far is done. */
 void event_record(struct event *event, struct stream *stream);
 void stream_wait_event(struct stream *stream, struct event *event); /* later work of `stream` waits for it */
 void event_synchronize(struct event *event);                        /* the host waits for it */
+/* Milliseconds between two timed events, both recorded; the host waits for the later one. 0 on the dry
+ * backend. */
+double event_milliseconds(struct event *from, struct event *to);
 
 /* ---- copies: queued on the stream; host memory must stay as it is until they are done ---- */
 
@@ -104,7 +111,7 @@ struct work {
 };
 struct work device_work(const struct device *device);
 
-/* Named range in a profiler's view (NVTX); does nothing elsewhere. Ranges nest. */
+/* Named range in a profiler's view (NVTX), timed where a clock runs (phases.h). Ranges nest. */
 void profile_push(const char *name);
 void profile_pop(void);
 

@@ -250,12 +250,26 @@ void **cuda_products(struct stream *stream, void (*close)(void *products)) {
 /* ---- streams, events ---- */
 
 /* Not ordered with CUDA's default stream, which nothing here uses. */
-struct stream *stream_open(struct device *device, const char *name) {
+static struct stream *open_stream(struct device *device, const char *name, int priority) {
     struct stream *stream = xcalloc(1, sizeof *stream);
     stream->device = device;
-    CUDA_CHECK(cudaStreamCreateWithFlags(&stream->handle, cudaStreamNonBlocking), "opening a stream");
+    CUDA_CHECK(cudaStreamCreateWithPriority(&stream->handle, cudaStreamNonBlocking, priority),
+               "opening a stream");
     nvtxNameCudaStreamA(stream->handle, name);
     return stream;
+}
+
+/* Greater priorities are lower numbers. The greatest is left to NCCL's stream. */
+struct stream *stream_open(struct device *device, const char *name) {
+    int least, greatest;
+    CUDA_CHECK(cudaDeviceGetStreamPriorityRange(&least, &greatest), "opening a stream");
+    return open_stream(device, name, least > greatest ? least - 1 : least);
+}
+
+struct stream *stream_open_background(struct device *device, const char *name) {
+    int least, greatest;
+    CUDA_CHECK(cudaDeviceGetStreamPriorityRange(&least, &greatest), "opening a stream");
+    return open_stream(device, name, least);
 }
 
 void stream_close(struct stream *stream) {
@@ -277,11 +291,19 @@ void stream_synchronize(struct stream *stream) {
     CUDA_CHECK(cudaStreamSynchronize(stream->handle), "waiting for a stream");
 }
 
-struct event *event_open(struct device *device) {
+static struct event *new_event(struct device *device, unsigned flags) {
     struct event *event = xmalloc(sizeof *event);
     event->device = device;
-    CUDA_CHECK(cudaEventCreateWithFlags(&event->handle, cudaEventDisableTiming), "opening an event");
+    CUDA_CHECK(cudaEventCreateWithFlags(&event->handle, flags), "opening an event");
     return event;
+}
+
+struct event *event_open(struct device *device) {
+    return new_event(device, cudaEventDisableTiming);
+}
+
+struct event *event_open_timed(struct device *device) {
+    return new_event(device, cudaEventDefault);
 }
 
 void event_close(struct event *event) {
@@ -303,6 +325,13 @@ void stream_wait_event(struct stream *stream, struct event *event) {
 
 void event_synchronize(struct event *event) {
     CUDA_CHECK(cudaEventSynchronize(event->handle), "waiting for an event");
+}
+
+double event_milliseconds(struct event *from, struct event *to) {
+    float milliseconds = 0;
+    event_synchronize(to);
+    CUDA_CHECK(cudaEventElapsedTime(&milliseconds, from->handle, to->handle), "reading a clock");
+    return (double)milliseconds;
 }
 
 /* ---- copies ---- */
@@ -342,10 +371,10 @@ struct work *stream_work(struct stream *stream) {
     return &stream->device->work;
 }
 
-void profile_push(const char *name) {
+void backend_range_push(const char *name) {
     nvtxRangePushA(name);
 }
 
-void profile_pop(void) {
+void backend_range_pop(void) {
     nvtxRangePop();
 }

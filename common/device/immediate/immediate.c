@@ -2,6 +2,7 @@
 
 #include <limits.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "common/base/error.h"
 
@@ -100,6 +101,7 @@ const struct ledger *host_ledger(const struct device *device) {
 
 struct event {
     struct device *device;
+    struct timespec reached; /* when it was last recorded */
 };
 
 struct stream *stream_open(struct device *device, const char *name) {
@@ -107,6 +109,10 @@ struct stream *stream_open(struct device *device, const char *name) {
     struct stream *stream = xmalloc(sizeof *stream);
     stream->device = device;
     return stream;
+}
+
+struct stream *stream_open_background(struct device *device, const char *name) {
+    return stream_open(device, name);
 }
 
 void stream_close(struct stream *stream) {
@@ -122,9 +128,13 @@ void stream_synchronize(struct stream *stream) {
 }
 
 struct event *event_open(struct device *device) {
-    struct event *event = xmalloc(sizeof *event);
+    struct event *event = xcalloc(1, sizeof *event);
     event->device = device;
     return event;
+}
+
+struct event *event_open_timed(struct device *device) {
+    return event_open(device);
 }
 
 void event_close(struct event *event) {
@@ -132,8 +142,8 @@ void event_close(struct event *event) {
 }
 
 void event_record(struct event *event, struct stream *stream) {
-    (void)event;
     (void)stream;
+    clock_gettime(CLOCK_MONOTONIC, &event->reached);
 }
 
 void stream_wait_event(struct stream *stream, struct event *event) {
@@ -143,6 +153,12 @@ void stream_wait_event(struct stream *stream, struct event *event) {
 
 void event_synchronize(struct event *event) {
     (void)event;
+}
+
+double event_milliseconds(struct event *from, struct event *to) {
+    if (!device_computes()) return 0;
+    return 1e3 * (double)(to->reached.tv_sec - from->reached.tv_sec) +
+           1e-6 * (double)(to->reached.tv_nsec - from->reached.tv_nsec);
 }
 
 /* ---- work, profiles ---- */
@@ -155,9 +171,9 @@ struct work *stream_work(struct stream *stream) {
     return &stream->device->work;
 }
 
-void profile_push(const char *name) {
+void backend_range_push(const char *name) {
     (void)name;
 }
 
-void profile_pop(void) {
+void backend_range_pop(void) {
 }
