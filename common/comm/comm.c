@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "common/base/error.h"
+#include "common/device/phases.h"
 
 const char *collective_name(enum collective collective) {
     static const char *const names[COLLECTIVES] = {"all_reduce", "reduce_scatter", "all_gather", "all_to_all",
@@ -167,6 +168,15 @@ void comm_count_bytes(struct comm *comm, bool count) {
 
 /* ---- collectives in flight ---- */
 
+/* Time that computation does not hide: a GPU's stream waits, or the host does what a carrier leaves to it. */
+static void exposed_begin(void) {
+    profile_push(phase_name(PHASE_COMMUNICATION));
+}
+
+static void exposed_end(void) {
+    profile_pop();
+}
+
 static struct operation *oldest(struct family *family) {
     struct operation *found = NULL;
     for (int i = 0; i < IN_FLIGHT; i++) {
@@ -254,7 +264,9 @@ static struct comm_request start(struct stream *stream, struct operation operati
         fail("%s before comm_attach(): a mistake in this program", collective_name(operation.collective));
     operation.ticket = ++family->tickets;
     if (!family->carrier->queues) {
+        exposed_begin();
         start_in_place(stream, operation);
+        exposed_end();
     } else {
         copy_own(stream, &operation);
         family->carrier->start(&operation, stream);
@@ -265,17 +277,21 @@ static struct comm_request start(struct stream *stream, struct operation operati
 
 void comm_wait(struct comm *comm, struct stream *stream, struct comm_request request) {
     struct family *family = comm->family;
-    if (family->carrier->queues && request.ticket) family->carrier->wait(family, stream, request.ticket);
+    if (!request.ticket) return;
+    exposed_begin();
+    if (family->carrier->queues) family->carrier->wait(family, stream, request.ticket);
     /* Others are done when they are finished: work queued later, on any stream, sees the result. */
-    for (;;) {
-        struct operation *operation = oldest(family);
-        if (!operation || operation->ticket > request.ticket) return;
+    for (struct operation *operation; (operation = oldest(family)) && operation->ticket <= request.ticket;)
         finish(operation);
-    }
+    exposed_end();
 }
 
 void comm_progress(struct comm *comm) {
-    comm->family->carrier->progress(comm->family);
+    struct family *family = comm->family;
+    if (!oldest(family)) return;
+    exposed_begin();
+    family->carrier->progress(family);
+    exposed_end();
 }
 
 void comm_close(struct comm *comm) {

@@ -44,7 +44,9 @@ static void open_machine(struct session *s, int count, char **arguments) {
                                              .dtype = s->dtype,
                                              .share_device = settings->share_device});
     comm_attach(s->comm, s->device);
+    comm_count_bytes(s->comm, false); /* until session_begin: setting up is not training */
     s->stream = stream_open(s->device, "compute");
+    s->phases = phases_open(s->stream, settings->time_phases);
 }
 
 /* The kit's own file; its absence means a broken installation. */
@@ -282,6 +284,7 @@ void session_open(struct session *session, const char *stage, int count, char **
 bool session_next(struct session *s) {
     if (s->step >= s->updates) return false;
     batches_update(s->batches, s->step, &s->update);
+    phases_begin(s->phases, s->rates.running);
     if (!s->rates.running) {
         s->rates.running = true;
         s->rates.started = session_seconds();
@@ -323,6 +326,8 @@ void session_close(struct session *s) {
     examples_free(&s->eval_examples);
     weights_close(s->weights);
     layout_close(&s->layout);
+    update_times_free(&s->update_times);
+    phases_close(s->phases);
     stream_close(s->stream);
     comm_close(s->comm);
     device_close(s->device);

@@ -24,6 +24,7 @@
 #include "common/train/metrics.h"
 #include "common/train/sampler.h"
 #include "common/train/settings.h"
+#include "common/train/update_times.h"
 
 enum { SESSION_WARM_UP = 3 }; /* updates that the rates of the summary leave out */
 
@@ -83,6 +84,8 @@ struct session {
     double eval_samples_per_second, last_eval_loss;
     struct pending_update pending;
     struct session_rates rates;
+    struct phases *phases;            /* the clock of updates on the compute stream */
+    struct update_times update_times; /* of this rank, the warm-up left out */
     double start_time;
     long long first_step;                /* of this process: where a resumed run went on */
     double sent_per_update[COLLECTIVES]; /* bytes, by the stage's formula */

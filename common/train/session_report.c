@@ -70,6 +70,7 @@ void session_begin(struct session *s) {
     if (s->resume && comm_is_leader(s->comm)) checkpoint_remove_after(s->output_dir, s->step);
     s->metrics = metrics_open(s->output_dir, comm_is_leader(s->comm), keep, !s->settings.disable_tqdm);
     report_run(s);
+    comm_count_bytes(s->comm, true);
     s->sampler =
         sampler_start(s->comm, s->device, device_computes() ? s->settings.memory_sample_interval : 0);
     s->start_time = session_seconds();
@@ -110,6 +111,8 @@ static void collect(struct session *s) {
     if (!p->waiting) return;
     event_synchronize(p->copied);
     p->waiting = false;
+    struct phase_times times;
+    if (phases_read(s->phases, &times)) update_times_add(&s->update_times, &times);
     if (device_computes()) report_update(s, p);
     double seconds = s->rates.all_seconds;
     if (s->rates.running) seconds += session_seconds() - s->rates.started;
@@ -118,6 +121,7 @@ static void collect(struct session *s) {
 }
 
 void session_update_done(struct session *s) {
+    phases_end(s->phases);
     collect(s);
     s->step++;
     struct pending_update *p = &s->pending;
@@ -132,6 +136,7 @@ void session_update_done(struct session *s) {
     if (s->step - s->first_step == SESSION_WARM_UP && s->updates - s->first_step > SESSION_WARM_UP) {
         session_drain(s);
         s->rates.examples = s->rates.tokens = s->rates.flops = s->rates.seconds = 0;
+        update_times_restart(&s->update_times);
     }
 }
 
@@ -230,6 +235,10 @@ static void report_rates(struct session *s, json_t *summary) {
     bool warm = s->step - s->first_step > SESSION_WARM_UP;
     json_object_set_new(summary, "update_samples_per_second", measured(rates->examples * per_second));
     json_object_set_new(summary, "tokens_per_second", measured(rates->tokens * per_second));
+    bool timed = device_computes(), phases = timed && s->settings.time_phases;
+    json_object_set_new(summary, "update_ms", timed ? update_times_json(&s->update_times) : json_null());
+    json_object_set_new(summary, "phase_ms",
+                        phases ? update_times_phases_json(&s->update_times) : json_null());
     json_object_set_new(summary, "model_flops_per_second", measured(flops));
     json_object_set_new(summary, "model_flops_utilization",
                         peak_flops > 0 ? measured(flops / peak_flops) : json_null());

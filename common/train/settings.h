@@ -53,6 +53,7 @@ struct settings {
     enum automatic fp16;
     bool bf16;
     bool gradient_checkpointing;
+    int64_t stage3_prefetch; /* units gathered ahead of their use */
     /* evaluation, logging, saving */
     enum strategy eval_strategy;
     int64_t eval_steps;
@@ -72,6 +73,7 @@ struct settings {
     bool share_device;              /* ranks of a node may have the same GPU */
     double communication_timeout;   /* seconds */
     int64_t memory_sample_interval; /* milliseconds; 0: no sampler */
+    bool time_phases;               /* note how long forward, backward and so on take */
     /* dry backend: which rank of how many is played, and how many of them share a node (0: all) */
     int64_t dry_rank, dry_world_size, dry_node_size;
 };

@@ -54,6 +54,8 @@ const struct setting settings_table[] = {
     BOOL(bf16, "false", "bfloat16 instead"),
     BOOL(gradient_checkpointing, "false", "keep only each block's input; recompute the rest in its backward"),
 
+    INTEGER(stage3_prefetch, "1", 0, 64, "ZeRO-3: units gathered ahead of their use"),
+
     CHOICE(eval_strategy, "epoch", strategies, "when to evaluate"),
     INTEGER(eval_steps, "100", 1, MANY, "with eval_strategy steps: every so many updates"),
     BOOL(eval_on_start, "true", "evaluate before training, too"),
@@ -74,6 +76,7 @@ const struct setting settings_table[] = {
          "seconds without an answer after which a peer is given up; 0: never"),
     INTEGER(memory_sample_interval, "100", 0, 3600000,
             "milliseconds between samples of memory in use; 0: none"),
+    BOOL(time_phases, "false", "time forward, backward, optimizer and exposed communication"),
     INTEGER(dry_rank, "0", 0, 1e6, "dry backend: the rank that is played"),
     INTEGER(dry_world_size, "1", 1, 1e6, "dry backend: of how many ranks"),
     INTEGER(dry_node_size, "0", 0, 1e6, "dry backend: ranks that share a node; 0: all"),
