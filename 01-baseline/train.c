@@ -22,9 +22,11 @@ struct run {
     const struct layout *layout; /* how the model is cut into units */
     char *parameters;            /* all units, whole, in the run's precision */
     char *gradients;             /* the same */
-    float *master;               /* fp32 parameters that AdamW works on; in fp32: the parameters themselves */
-    float *m, *v;                /* AdamW's moments */
+
+    float *master; /* fp32 parameters that AdamW works on; in fp32: the parameters themselves */
+    float *m, *v;  /* AdamW's moments */
     struct comm_request *reducing; /* one a unit: its gradient's all-reduce */
+    bool last_pack;                /* of an update: gradients are complete after its backward */
 };
 
 /* ---- set-up ---- */
@@ -65,12 +67,13 @@ static void close_run(struct run *r) {
 }
 
 /* What checkpoints ask a stage for: rank r saves slice r of the optimizer's state, so that all of it is saved
- * once; every rank holds all of it. */
+ * once, */
 static struct slice owned(void *self, int u) {
     struct run *r = self;
     return layout_slice(&r->layout->units[u], r->session.rank);
 }
 
+/* and has to load what it holds: here all of it. */
 static struct slice held(void *self, int u) {
     struct run *r = self;
     return (struct slice){.begin = 0, .count = r->layout->units[u].padded};
@@ -113,8 +116,8 @@ static struct stage_state stage_state(struct run *r) {
                                 .unit_release = unit_release};
 }
 
-/* Master parameters from the model's files (or a checkpoint, moments too), and from them the run's
- * parameters. */
+/* Master parameters of what this rank holds, from the model's files (or a checkpoint, moments too), and from
+ * them the run's parameters. */
 static void load(struct run *r) {
     struct session *s = &r->session;
     struct stage_state stage = stage_state(r);
@@ -122,13 +125,20 @@ static void load(struct run *r) {
         checkpoint_load(s->resume, &stage, s->stream);
     } else {
         float *staging = host_alloc(s->device, BUFFERS, WEIGHTS_STAGING * sizeof(float), true, "loading");
-        for (int u = 0; u < r->layout->count; u++)
-            weights_load(s->weights, s->stream, u, 0, r->layout->units[u].padded, master_at(r, u, 0),
+        for (int u = 0; u < r->layout->count; u++) {
+            struct slice part = held(r, u);
+            weights_load(s->weights, s->stream, u, part.begin, part.count, master_at(r, u, part.begin),
                          staging);
+        }
         stream_synchronize(s->stream);
         host_free(s->device, staging);
     }
-    if (s->dtype != FP32) convert(s->stream, s->dtype, r->parameters, FP32, r->master, r->layout->padded);
+    for (int u = 0; u < r->layout->count; u++) {
+        struct slice part = held(r, u);
+        if (s->dtype != FP32)
+            convert(s->stream, s->dtype, r->model.parameters[u], FP32, master_at(r, u, part.begin),
+                    part.count);
+    }
 }
 
 static struct memory_prediction predict_memory(const struct run *r) {
@@ -164,17 +174,16 @@ static void forward(struct run *r) {
 
 /* A unit's gradient is complete: its sum over the ranks starts, and goes on behind the rest of the backward.
  */
-static void reduce_unit(struct run *r, int u, bool last) {
+static void reduce_unit(struct run *r, int u) {
     struct session *s = &r->session;
-    if (last)
+    if (r->last_pack)
         r->reducing[u] = comm_all_reduce_start(s->comm, s->stream, r->model.gradients[u],
                                                r->layout->units[u].padded, s->dtype);
     comm_progress(s->comm);
 }
 
-/* The logits hold their gradients. `last` marks the update's last pack, after which gradients are complete.
- */
-static void backward(struct run *r, bool last) {
+/* The logits hold their gradients. */
+static void backward(struct run *r) {
     struct model *model = &r->model;
     const struct layout *layout = r->layout;
     const struct input *input = &r->session.input;
@@ -183,17 +192,16 @@ static void backward(struct run *r, bool last) {
         head_dx(model, c, input);
     }
     final_norm_backward(model, input);
-    reduce_unit(r, layout->final_norm, last);
+    reduce_unit(r, layout->final_norm);
     for (int u = layout->blocks_end; u-- > layout->blocks_begin;) {
         block_backward(model, u, input);
-        reduce_unit(r, u, last);
+        reduce_unit(r, u);
     }
     embed_backward(model, input);
-    reduce_unit(r, 0, last);
-    for (int c = layout->chunks_begin; c < layout->chunks_end;
-         c++) { /* the embedding's gradient: head and look-up */
+    reduce_unit(r, 0);
+    for (int c = layout->chunks_begin; c < layout->chunks_end; c++) { /* head and look-up together */
         head_dw(model, c, input);
-        reduce_unit(r, c, last);
+        reduce_unit(r, c);
     }
     profile_pop();
 }
@@ -228,10 +236,11 @@ static void train_update(struct run *r) {
     for (int pack = 0; pack < s->update.packs; pack++) {
         session_load_pack(s, pack);
         r->model.accumulate = pack > 0;
+        r->last_pack = pack == s->update.packs - 1; /* after which the update's gradients are complete */
         forward(r);
         head_loss(&r->model, &s->input, &s->update_state->loss_sum, &s->update_state->loss_scale,
                   (double)s->update.predicted);
-        backward(r, pack == s->update.packs - 1);
+        backward(r);
     }
     optimize(r);
 }
@@ -245,15 +254,16 @@ static void evaluate_pack(void *self) {
 int main(int argc, char **argv) {
     struct run run = {0}, *r = &run;
     struct session *s = &r->session;
-    session_open(s, "01-baseline", argc, argv);
+    session_open(s, WORKSHOP_STAGE, argc, argv);
     open_run(r);
     load(r);
     struct stage_state stage = stage_state(r);
     struct memory_prediction prediction = predict_memory(r);
-    /* All-reduce: each rank sends its 1/N of the gradients' sum to all others, after getting theirs: 2 (N −
-     * 1)/N of it. */
-    double gradient_bytes = (double)r->layout->parameters * (double)dtype_size(s->dtype);
-    s->sent_per_update[ALL_REDUCE] = 2 * gradient_bytes * (s->world_size - 1) / s->world_size;
+    /* What a rank sends in an update: (N − 1)/N of the gradients to have its slices of the sum, as much again
+     * to give them to all others. */
+    double others = (double)(s->world_size - 1) / s->world_size;
+    double model_bytes = (double)r->layout->parameters * (double)dtype_size(s->dtype);
+    s->sent_per_update[ALL_REDUCE] = 2 * model_bytes * others;
 
     session_begin(s);
     if (session_should_evaluate(s)) session_evaluate(s, evaluate_pack, r, r->model.activations.losses);

@@ -1,4 +1,4 @@
-/* Looking up, gathering and scattering rows, filling and converting. */
+/* Looking up, gathering and scattering rows, adding, filling and converting. */
 #include "tests/support/check.h"
 
 #include <math.h>
@@ -166,6 +166,39 @@ static void test_convert_nan(void **state) {
     release(in);
 }
 
+/* ---- adding ---- */
+
+static void check_add(enum dtype dtype, size_t count, size_t begin) {
+    double *x = random_values(dtype, begin + count, 1), *y = random_values(dtype, begin + count, 30);
+    if (count > 2) y[begin + 1] = INFINITY; /* an overflow must not get lost */
+    void *in = to_device(dtype, x, begin + count), *out = to_device(dtype, y, begin + count);
+    size_t offset = begin * dtype_size(dtype);
+    add_elements(kernels_stream(), dtype, (char *)out + offset, (const char *)in + offset, count);
+    double *got = from_device(dtype, out, begin + count);
+    for (size_t i = 0; i < begin + count; i++) {
+        double expected = i < begin ? y[i] : rounded_to(dtype, (double)((float)y[i] + (float)x[i]));
+        if (got[i] != expected)
+            fail_msg("%s, element %zu of %zu: %a + %a is %a, not %a", dtype_name(dtype), i, count, y[i], x[i],
+                     got[i], expected);
+    }
+    release(in);
+    release(out);
+    free(x);
+    free(y);
+    free(got);
+}
+
+static void test_add(void **state) {
+    (void)state;
+    static const size_t counts[] = {0, 1, 7, 8, 1000, 40001};
+    for (int d = 0; d < DTYPES; d++)
+        for (size_t c = 0; c < sizeof counts / sizeof *counts; c++) {
+            check_add(dtypes[d], counts[c], 0);
+            check_add(dtypes[d], counts[c], 8);
+            check_add(dtypes[d], counts[c], 3); /* not aligned */
+        }
+}
+
 /* ---- filling ---- */
 
 static void test_fill_value(void **state) {
@@ -273,11 +306,15 @@ static void test_same_bits(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_lookup_and_gather),  cmocka_unit_test(test_scatter),
-        cmocka_unit_test(test_embedding_backward), cmocka_unit_test(test_convert),
-        cmocka_unit_test(test_convert_nan),        cmocka_unit_test(test_fill_value),
-        cmocka_unit_test(test_fill_normal),        cmocka_unit_test(test_fill_normal_independence),
-        cmocka_unit_test(test_same_bits)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_lookup_and_gather),
+                                       cmocka_unit_test(test_scatter),
+                                       cmocka_unit_test(test_embedding_backward),
+                                       cmocka_unit_test(test_convert),
+                                       cmocka_unit_test(test_convert_nan),
+                                       cmocka_unit_test(test_add),
+                                       cmocka_unit_test(test_fill_value),
+                                       cmocka_unit_test(test_fill_normal),
+                                       cmocka_unit_test(test_fill_normal_independence),
+                                       cmocka_unit_test(test_same_bits)};
     return cmocka_run_group_tests(tests, kernels_setup, kernels_teardown);
 }

@@ -42,8 +42,10 @@ static void add_unit(struct layout *layout, struct unit *unit, size_t padded) {
     unit->offset = layout->padded;
     unit->padded = padded;
     unit->slice = padded / (size_t)layout->world_size;
+    unit->slice_offset = layout->sliced;
     layout->parameters += unit->count;
     layout->padded += padded;
+    layout->sliced += unit->slice;
     if (padded > layout->largest) layout->largest = padded;
     layout->units[layout->count++] = *unit;
 }

@@ -11,8 +11,9 @@
  *     chunks_begin …    chunks of the word embedding, which is also the output head
  *
  * A unit's tensors lie in one flat buffer, those with weight decay first, padded so that it divides evenly
- * among the ranks into slices of whole 16-byte pieces. An embedding chunk is padded to whole rows per rank;
- * all chunks but the last have equally many rows and no padding, so that in a buffer of all units the
+ * among the ranks into slices of whole 16-byte pieces (a buffer of one slice of every unit has `sliced`
+ * elements, and a unit's slice lies there at `slice_offset`). An embedding chunk is padded to whole rows per
+ * rank; all chunks but the last have equally many rows and no padding, so that in a buffer of all units the
  * embedding is one matrix. Parameters, gradients and optimizer state all have this layout: `offset` places a
  * unit in a buffer of all units. All sizes are in elements.
  */
@@ -56,15 +57,16 @@ struct tensor {
 
 struct unit {
     enum unit_kind kind;
-    int layer;          /* BLOCK: 0 …; EMBEDDING_CHUNK: the chunk's number */
-    size_t offset;      /* in a buffer of all units */
-    size_t count;       /* parameters */
-    size_t padded;      /* with padding: world_size · slice */
-    size_t slice;       /* elements a rank owns */
-    size_t decayed;     /* elements before this one have weight decay */
-    size_t first_row;   /* EMBEDDING_CHUNK: row of the whole embedding at which it starts */
-    size_t rows;        /* EMBEDDING_CHUNK: rows with parameters */
-    size_t padded_rows; /* EMBEDDING_CHUNK: rows with padding */
+    int layer;           /* BLOCK: 0 …; EMBEDDING_CHUNK: the chunk's number */
+    size_t offset;       /* in a buffer of all units */
+    size_t count;        /* parameters */
+    size_t padded;       /* with padding: world_size · slice */
+    size_t slice;        /* elements a rank owns, */
+    size_t slice_offset; /* and where they lie in a buffer of one slice of every unit */
+    size_t decayed;      /* elements before this one have weight decay */
+    size_t first_row;    /* EMBEDDING_CHUNK: row of the whole embedding at which it starts */
+    size_t rows;         /* EMBEDDING_CHUNK: rows with parameters */
+    size_t padded_rows;  /* EMBEDDING_CHUNK: rows with padding */
     int tensors;
     struct tensor tensor[BLOCK_TENSORS];
 };
@@ -80,6 +82,7 @@ struct layout {
     size_t padded_vocabulary; /* rows of all chunks with padding */
     size_t parameters;        /* Ψ: without padding */
     size_t padded;            /* elements of a buffer of all units */
+    size_t sliced;            /* elements of a buffer of one slice of every unit */
     size_t largest;           /* the largest unit's padded size */
     struct unit *units;
 };

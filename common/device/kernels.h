@@ -169,7 +169,10 @@ void adamw(struct stream *stream, enum dtype dtype, void *parameters, float *mas
            const void *gradient, size_t count, size_t decayed, const struct update_state *state,
            const struct update_rule *rule);
 
-/* ---- filling and converting ---- */
+/* ---- adding, filling and converting ---- */
+
+/* out [count] += x [count], rounded once. */
+void add_elements(struct stream *stream, enum dtype dtype, void *out, const void *x, size_t count);
 
 /* out [count] of out_dtype from x [count] of dtype: rounded to nearest even. */
 void convert(struct stream *stream, enum dtype out_dtype, void *out, enum dtype dtype, const void *x,

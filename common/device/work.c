@@ -152,6 +152,10 @@ void work_convert(struct stream *stream, enum dtype out_dtype, enum dtype dtype,
     add(stream, 0, vector(out_dtype, count) + vector(dtype, count));
 }
 
+void work_add_elements(struct stream *stream, enum dtype dtype, size_t count) {
+    add(stream, 0, 3 * vector(dtype, count));
+}
+
 void work_fill(struct stream *stream, size_t count) {
     add(stream, 0, vector(FP32, count));
 }

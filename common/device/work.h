@@ -54,6 +54,7 @@ void work_update_prepare(struct stream *stream);
 void work_adamw(struct stream *stream, enum dtype dtype, size_t count);
 
 void work_convert(struct stream *stream, enum dtype out_dtype, enum dtype dtype, size_t count);
+void work_add_elements(struct stream *stream, enum dtype dtype, size_t count);
 /* fill_value and fill_normal. */
 void work_fill(struct stream *stream, size_t count);
 

@@ -19,6 +19,12 @@ double session_seconds(void) {
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
+/* What --deepspeed's file asks for in vain. */
+static void tell_notes(const char *notes) {
+    for (const char *line = notes, *end; (end = strchr(line, '\n')); line = end + 1)
+        warn("%.*s", (int)(end - line), line);
+}
+
 static void open_machine(struct session *s, int count, char **arguments) {
     struct error error;
     bool ok = settings_read(&s->settings, s->stage, count, arguments, &error);
@@ -30,7 +36,8 @@ static void open_machine(struct session *s, int count, char **arguments) {
                                                      .dry_rank = (int)settings->dry_rank,
                                                      .dry_size = (int)settings->dry_world_size,
                                                      .dry_node_size = (int)settings->dry_node_size});
-    if (!ok) fail("%s", error.text);
+    if (!ok || !settings_fit_world(&s->settings, comm_size(s->comm), &error)) fail("%s", error.text);
+    tell_notes(settings->notes);
     s->rank = comm_rank(s->comm);
     s->world_size = comm_size(s->comm);
     s->dtype = settings_dtype(settings);
@@ -296,6 +303,8 @@ void session_load_pack(struct session *s, int number) {
     batches_fill(s->batches, number, &s->pack);
     input_upload(&s->input, s->stream, &s->pack);
     s->rates.flops += model_flops(&s->config, &s->input);
+    s->packs++;
+    s->rows += s->input.tokens;
 }
 
 bool session_should_evaluate(const struct session *s) {

@@ -87,8 +87,11 @@ struct session {
     struct phases *phases;            /* the clock of updates on the compute stream */
     struct update_times update_times; /* of this rank, the warm-up left out */
     double start_time;
-    long long first_step;                /* of this process: where a resumed run went on */
-    double sent_per_update[COLLECTIVES]; /* bytes, by the stage's formula */
+    long long first_step; /* of this process: where a resumed run went on */
+    /* Bytes that a rank sends by the stage's formulas: in every update, for every pack of it, and for every
+     * row of a pack. */
+    double sent_per_update[COLLECTIVES], sent_per_pack[COLLECTIVES], sent_per_row[COLLECTIVES];
+    double packs, rows; /* trained on by this rank so far */
 
     char *output_dir;
     char *resume; /* checkpoint folder to go on from, or NULL */

@@ -188,9 +188,10 @@ static void report_communication(struct session *s) {
     long long updates = s->step - s->first_step;
     json_t *event = json_object();
     for (int c = 0; c < COLLECTIVES; c++) {
-        if (!sent[c].calls && s->sent_per_update[c] == 0) continue;
+        double predicted = s->sent_per_update[c] * (double)updates + s->sent_per_pack[c] * s->packs +
+                           s->sent_per_row[c] * s->rows;
+        if (!sent[c].calls && predicted == 0) continue;
         json_t *line = json_object();
-        double predicted = s->sent_per_update[c] * (double)updates;
         json_object_set_new(line, "bytes", json_integer((json_int_t)sent[c].bytes));
         json_object_set_new(line, "predicted_bytes", json_integer((json_int_t)predicted));
         json_object_set_new(line, "inside_bytes", json_integer((json_int_t)sent[c].inside_bytes));
@@ -199,7 +200,7 @@ static void report_communication(struct session *s) {
         if (s->world_size > 1 && updates)
             metrics_line(s->metrics, "%-14s sent per rank and update: %.3f MiB, predicted %.3f MiB",
                          collective_name(c), sent[c].bytes / (double)updates / (1 << 20),
-                         s->sent_per_update[c] / (1 << 20));
+                         predicted / (double)updates / (1 << 20));
     }
     json_object_set_new(event, "updates", json_integer(updates));
     metrics_write(s->metrics, "communication", event);

@@ -1,5 +1,6 @@
 /*
- * Filling and converting: elements of which each is a function of its index, or of one input, alone.
+ * Adding, filling and converting: elements of which each is a function of its index, or of the inputs there,
+ * alone.
  *
  * Compiled without fused multiply-adds, as the CPU's: normal values then have the same bits on both.
  */
@@ -42,6 +43,36 @@ void convert(struct stream *stream, enum dtype out_dtype, void *out, enum dtype 
         });
     });
     CUDA_LAUNCHED("convert");
+}
+
+template <typename T, int V>
+__global__ void __launch_bounds__(THREADS) add_kernel(T *out, const T *x, size_t count) {
+    const size_t first = ((size_t)blockIdx.x * THREADS + threadIdx.x) * V;
+    if (first + V <= count) {
+        float sums[V], values[V];
+        load_lanes(sums, out + first);
+        load_lanes(values, x + first);
+        for (int i = 0; i < V; i++) sums[i] += values[i];
+        store_lanes(out + first, sums);
+    } else {
+        for (size_t i = first; i < count; i++) store(&out[i], load(&out[i]) + load(&x[i]));
+    }
+}
+
+void add_elements(struct stream *stream, enum dtype dtype, void *out, const void *x, size_t count) {
+    work_add_elements(stream, dtype, count);
+    if (count == 0) return;
+    cudaStream_t on = cuda_stream(stream);
+    for_dtype(dtype, [&](auto zero) {
+        using T = decltype(zero);
+        constexpr int lanes = 16 / (int)sizeof(T);
+        if (aligned16(out, x))
+            add_kernel<T, lanes>
+                <<<blocks_for(count, THREADS * lanes), THREADS, 0, on>>>((T *)out, (const T *)x, count);
+        else
+            add_kernel<T, 1><<<blocks_for(count, THREADS), THREADS, 0, on>>>((T *)out, (const T *)x, count);
+    });
+    CUDA_LAUNCHED("add_elements");
 }
 
 __global__ void __launch_bounds__(THREADS) value_kernel(float *out, float value, size_t count) {

@@ -132,6 +132,10 @@ void convert(struct stream *stream, enum dtype out_dtype, void *out, enum dtype 
     work_convert(stream, out_dtype, dtype, count);
 }
 
+void add_elements(struct stream *stream, enum dtype dtype, void *out, const void *x, size_t count) {
+    work_add_elements(stream, dtype, count);
+}
+
 void fill_value(struct stream *stream, float *out, float value, size_t count) {
     work_fill(stream, count);
 }

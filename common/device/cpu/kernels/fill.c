@@ -1,5 +1,6 @@
 /*
- * Filling and converting: elements of which each is a function of its index, or of one input, alone.
+ * Adding, filling and converting: elements of which each is a function of its index, or of the inputs there,
+ * alone.
  */
 #include <math.h>
 
@@ -45,6 +46,21 @@ void convert(struct stream *stream, enum dtype out_dtype, void *out, enum dtype 
 #pragma omp parallel for schedule(static) if (count > PIECE)
     for (size_t i = 0; i < count; i += PIECE)
         convert_piece(out_dtype, out, dtype, x, i, smaller(i + PIECE, count));
+}
+
+INLINE void add_loop(enum dtype dtype, void *out, const void *x, size_t first, size_t end) {
+#pragma omp simd
+    for (size_t i = first; i < end; i++) store(dtype, out, i, load(dtype, out, i) + load(dtype, x, i));
+}
+
+HOT static void add_piece(enum dtype dtype, void *out, const void *x, size_t first, size_t end) {
+    FOR_DTYPE(dtype, add_loop, out, x, first, end);
+}
+
+void add_elements(struct stream *stream, enum dtype dtype, void *out, const void *x, size_t count) {
+    work_add_elements(stream, dtype, count);
+#pragma omp parallel for schedule(static) if (count > PIECE)
+    for (size_t i = 0; i < count; i += PIECE) add_piece(dtype, out, x, i, smaller(i + PIECE, count));
 }
 
 HOT static void fill_piece(float *out, float value, size_t count) {

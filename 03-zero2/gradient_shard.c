@@ -1,0 +1,84 @@
+#include "03-zero2/gradient_shard.h"
+
+int rotation_depth(const struct layout *layout, int wanted) {
+    size_t saved = layout->padded - layout->sliced; /* what is not kept whole */
+    int depth = wanted;
+    while (depth > 1 && (size_t)depth * layout->largest >= saved) depth--;
+    return depth;
+}
+
+void gradient_shard_open(struct gradient_shard *shard, struct device *device, struct stream *stream,
+                         struct comm *comm, const struct layout *layout,
+                         const struct collectives *collectives, enum dtype dtype) {
+    *shard = (struct gradient_shard){.device = device,
+                                     .stream = stream,
+                                     .comm = comm,
+                                     .layout = layout,
+                                     .collectives = collectives,
+                                     .dtype = dtype,
+                                     .depth = rotation_depth(layout, GRADIENT_ROTATION)};
+    size_t size = dtype_size(dtype);
+    shard->slices = device_alloc(device, GRADIENTS, layout->sliced * size, "gradients, my slices");
+    for (int i = 0; i < shard->depth; i++) {
+        struct whole_gradient *whole = &shard->rotation[i];
+        whole->memory = device_alloc(device, BUFFERS, layout->largest * size, "a unit's whole gradient");
+        whole->unit = -1;
+    }
+}
+
+void gradient_shard_close(struct gradient_shard *shard) {
+    for (int i = 0; i < shard->depth; i++) device_free(shard->device, shard->rotation[i].memory);
+    device_free(shard->device, shard->slices);
+}
+
+void gradient_shard_begin(struct gradient_shard *shard, bool first) {
+    shard->accumulate = !first;
+}
+
+/* Where the reduction of a whole gradient puts my slice: where it stays, or, to be added, where it lies in
+ * the whole. */
+static void *reduced(const struct gradient_shard *shard, const struct whole_gradient *whole) {
+    struct slice slice = layout_slice(&shard->layout->units[whole->unit], shard->collectives->slice);
+    if (!whole->adds) return gradient_shard_slice(shard, whole->unit);
+    return whole->memory + slice.begin * dtype_size(shard->dtype);
+}
+
+/* The buffer is free again: its reduction is complete, and added. */
+static void settle(struct gradient_shard *shard, struct whole_gradient *whole) {
+    if (whole->unit < 0) return;
+    comm_wait(shard->comm, shard->stream, whole->reducing);
+    if (whole->adds)
+        add_elements(shard->stream, shard->dtype, gradient_shard_slice(shard, whole->unit),
+                     reduced(shard, whole), shard->layout->units[whole->unit].slice);
+    whole->unit = -1;
+}
+
+void *gradient_shard_whole(struct gradient_shard *shard, int unit) {
+    const struct unit *u = &shard->layout->units[unit];
+    size_t size = dtype_size(shard->dtype);
+    shard->turn = (shard->turn + 1) % shard->depth;
+    struct whole_gradient *whole = &shard->rotation[shard->turn];
+    settle(shard, whole);
+    whole->unit = unit;
+    whole->adds = shard->accumulate;
+    /* No backward writes the padding of a unit, and the unit that was here before had none or another. */
+    if (u->kind != EMBEDDING_CHUNK && u->padded > u->count)
+        fill_zero(shard->stream, whole->memory + u->count * size, (u->padded - u->count) * size);
+    return whole->memory;
+}
+
+void gradient_shard_reduce(struct gradient_shard *shard, int unit) {
+    struct whole_gradient *whole = &shard->rotation[shard->turn];
+    whole->reducing = reduce_scatter_start(shard->collectives, shard->stream, reduced(shard, whole),
+                                           whole->memory, shard->layout->units[unit].slice, shard->dtype);
+    comm_progress(shard->comm);
+}
+
+void gradient_shard_finish(struct gradient_shard *shard) {
+    /* Oldest first: the one whose turn is next. */
+    for (int i = 1; i <= shard->depth; i++) settle(shard, &shard->rotation[(shard->turn + i) % shard->depth]);
+}
+
+void *gradient_shard_slice(const struct gradient_shard *shard, int unit) {
+    return shard->slices + shard->layout->units[unit].slice_offset * dtype_size(shard->dtype);
+}

@@ -1,0 +1,93 @@
+#include "04-zero3/parameter_shard.h"
+
+#include <stdlib.h>
+
+#include "03-zero2/gradient_shard.h"
+#include "common/base/error.h"
+
+void parameter_shard_open(struct parameter_shard *shard, struct device *device, struct stream *stream,
+                          struct comm *comm, const struct layout *layout,
+                          const struct collectives *collectives, enum dtype dtype, int prefetch) {
+    *shard = (struct parameter_shard){.device = device,
+                                      .stream = stream,
+                                      .comm = comm,
+                                      .layout = layout,
+                                      .collectives = collectives,
+                                      .dtype = dtype,
+                                      .depth = rotation_depth(layout, prefetch + 1)};
+    size_t size = dtype_size(dtype);
+    shard->slices = device_alloc(device, PARAMETERS, layout->sliced * size, "parameters, my slices");
+    shard->rotation = xcalloc((size_t)shard->depth, sizeof *shard->rotation);
+    for (int i = 0; i < shard->depth; i++) {
+        struct whole_parameters *whole = &shard->rotation[i];
+        whole->memory = device_alloc(device, BUFFERS, layout->largest * size, "a unit's whole parameters");
+        whole->unit = -1;
+    }
+}
+
+void parameter_shard_close(struct parameter_shard *shard) {
+    for (int i = 0; i < shard->depth; i++) device_free(shard->device, shard->rotation[i].memory);
+    free(shard->rotation);
+    device_free(shard->device, shard->slices);
+}
+
+void *parameter_shard_slice(const struct parameter_shard *shard, int unit) {
+    return shard->slices + shard->layout->units[unit].slice_offset * dtype_size(shard->dtype);
+}
+
+static struct whole_parameters *find(const struct parameter_shard *shard, int unit) {
+    for (int i = 0; i < shard->depth; i++)
+        if (shard->rotation[i].unit == unit) return &shard->rotation[i];
+    return NULL;
+}
+
+/* A buffer whose unit is not among the `depth` ones from `unit` on. There always is one where one of these is
+ * missing. */
+static struct whole_parameters *free_buffer(const struct parameter_shard *shard, int unit, int direction) {
+    for (int i = 0; i < shard->depth; i++) {
+        struct whole_parameters *whole = &shard->rotation[i];
+        int ahead = (whole->unit - unit) * direction;
+        if (whole->unit < 0 || ahead < 0 || ahead >= shard->depth) return whole;
+    }
+    fail("no buffer is free for a unit's parameters: a mistake in this program");
+}
+
+/* Begins to gather a unit, unless it is there. */
+static void gather(struct parameter_shard *shard, int unit, int first, int direction) {
+    if (unit < 0 || unit >= shard->layout->count || find(shard, unit)) return;
+    struct whole_parameters *whole = free_buffer(shard, first, direction);
+    comm_wait(shard->comm, shard->stream, whole->gathering); /* one that was never used */
+    whole->unit = unit;
+    whole->gathering =
+        all_gather_start(shard->collectives, shard->stream, whole->memory, parameter_shard_slice(shard, unit),
+                         shard->layout->units[unit].slice, shard->dtype);
+    comm_progress(shard->comm);
+}
+
+void *parameter_shard_use(struct parameter_shard *shard, int unit, int direction) {
+    for (int ahead = 0; ahead < shard->depth; ahead++)
+        gather(shard, unit + ahead * direction, unit, direction);
+    struct whole_parameters *whole = find(shard, unit);
+    comm_wait(shard->comm, shard->stream, whole->gathering);
+    whole->gathering = (struct comm_request){0};
+    return whole->memory;
+}
+
+void *parameter_shard_buffer(struct parameter_shard *shard) {
+    struct whole_parameters *whole = &shard->rotation[0];
+    comm_wait(shard->comm, shard->stream, whole->gathering);
+    *whole = (struct whole_parameters){.memory = whole->memory, .unit = -1};
+    return whole->memory;
+}
+
+void parameter_shard_forget(struct parameter_shard *shard) {
+    for (int i = 0; i < shard->depth; i++) shard->rotation[i].unit = -1;
+}
+
+double parameter_shard_gathered(const struct parameter_shard *shard) {
+    const struct layout *layout = shard->layout;
+    double kept = 0;
+    for (int i = 0; i < shard->depth && i < layout->count; i++)
+        kept += (double)layout->units[layout->count - 1 - i].count;
+    return 2 - kept / (double)layout->parameters;
+}

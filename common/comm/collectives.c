@@ -1,0 +1,25 @@
+#include "common/comm/collectives.h"
+
+static int flat_slice_of(const void *self, int rank) {
+    (void)self;
+    return rank;
+}
+
+static struct comm_request flat_reduce_scatter(void *self, struct stream *stream, void *out, const void *in,
+                                               size_t count, enum dtype dtype) {
+    return comm_reduce_scatter_start(self, stream, out, in, count, dtype);
+}
+
+static struct comm_request flat_all_gather(void *self, struct stream *stream, void *out, const void *in,
+                                           size_t count, enum dtype dtype) {
+    return comm_all_gather_start(self, stream, out, in, count, dtype);
+}
+
+struct collectives collectives_flat(struct comm *comm) {
+    return (struct collectives){.self = comm,
+                                .slices = comm_size(comm),
+                                .slice = comm_rank(comm),
+                                .slice_of = flat_slice_of,
+                                .reduce_scatter_start = flat_reduce_scatter,
+                                .all_gather_start = flat_all_gather};
+}
