@@ -279,6 +279,69 @@ static void test_combinations(void **state) {
     }
 }
 
+static void check_stage(const char *line, const char *stage, long long zero_stage) {
+    struct settings s = accepted(line);
+    struct error error = {""};
+    if (!settings_check_stage(&s, stage, &error)) fail_msg("%s %s: %s", stage, line, error.text);
+    assert_int_equal(s.zero_stage, zero_stage);
+    settings_free(&s);
+}
+
+static void refuse_stage(const char *line, const char *stage, const char *says, const char *advice) {
+    struct settings s = accepted(line);
+    struct error error = {""};
+    if (settings_check_stage(&s, stage, &error)) fail_msg("%s %s is accepted", stage, line);
+    CHECK_ERROR(&error, stage, says, advice);
+    settings_free(&s);
+}
+
+/* What a stage does not have may be said, but only as it is. */
+static void test_stages(void **state) {
+    (void)state;
+    check_stage("", "01-baseline", 0);
+    check_stage("", "02-zero1", 1);
+    check_stage("", "04-zero3", 3);
+    check_stage("--zero_stage 2 --offload_optimizer none --pin_memory false", "03-zero2", 2);
+    check_stage("--offload_optimizer cpu --offload_param cpu --offload_gradients --pin_memory", "05-offload",
+                2);
+    check_stage("--zero_stage 0", "05-offload", 0);
+    check_stage("--zero_stage 3 --offload_param cpu", "06-multinode", 3);
+    refuse_stage("--zero_stage 2", "01-baseline", "is zero_stage 0; for 2 use stage 03", "stage 05");
+    refuse_stage("--zero_stage 0", "04-zero3", "is zero_stage 3; for 0 use stage 01", "stage 05");
+    refuse_stage("--offload_optimizer cpu", "03-zero2", "offload_optimizer", "stage 05 does");
+    refuse_stage("--offload_param cpu", "04-zero3", "offload_param", "stage 05 does");
+    refuse_stage("--offload_gradients", "04-zero3", "offload_gradients", "stage 05 does");
+    refuse_stage("--pin_memory", "01-baseline", "pin_memory", "stage 05 does");
+    refuse_stage("--offload_param_pin_memory", "01-baseline", "offload_param_pin_memory", "stage 05 does");
+}
+
+static void test_offload(void **state) {
+    (void)state;
+    REFUSED("--offload_param cpu", "offload_param cpu needs zero_stage 3");
+    REFUSED("--offload_param cpu --zero_stage 2", "offload_param cpu needs zero_stage 3");
+    REFUSED("--offload_optimizer cpu --zero_stage 0", "offload_optimizer cpu needs zero_stage 1, 2 or 3");
+    REFUSED("--offload_gradients --zero_stage 2", "--offload_optimizer cpu");
+    REFUSED("--offload_optimizer nvme", "'nvme' is none of none, cpu");
+    static const struct {
+        const char *line;
+        bool optimizer, parameters;
+    } pins[] = {
+        {"", false, false},
+        {"--pin_memory", true, true},
+        {"--pin_memory --offload_param_pin_memory false", true, false},
+        {"--offload_optimizer_pin_memory", true, false},
+        {"--pin_memory --offload_optimizer_pin_memory auto --offload_param_pin_memory true", true, true},
+        {"--pin_memory false --offload_optimizer_pin_memory false --offload_param_pin_memory", false, true},
+    };
+    for (size_t i = 0; i < sizeof pins / sizeof *pins; i++) {
+        struct settings s = accepted(pins[i].line);
+        if (settings_pin_optimizer(&s) != pins[i].optimizer ||
+            settings_pin_parameters(&s) != pins[i].parameters)
+            fail_msg("'%s' pins the wrong memory", pins[i].line);
+        settings_free(&s);
+    }
+}
+
 /* ---- JSON ---- */
 
 static void test_json(void **state) {
@@ -469,6 +532,8 @@ int main(void) {
         cmocka_unit_test(test_bounds),
         cmocka_unit_test(test_unknown_names),
         cmocka_unit_test(test_combinations),
+        cmocka_unit_test(test_stages),
+        cmocka_unit_test(test_offload),
         cmocka_unit_test(test_json),
         cmocka_unit_test(test_precedence),
         cmocka_unit_test(test_json_and_back),

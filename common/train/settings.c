@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <limits.h>
 #include <math.h>
+#include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,6 +12,7 @@
 
 #include "common/base/file.h"
 #include "common/base/json.h"
+#include "common/train/deepspeed_config.h"
 #include "common/train/settings_table.h"
 
 /* Where a setting lies in the struct. */
@@ -19,7 +21,7 @@ static void *field(const struct settings *settings, const struct setting *settin
 }
 
 void settings_default(struct settings *settings) {
-    *settings = (struct settings){0};
+    *settings = (struct settings){.notes = xstrdup("")};
     for (const struct setting *s = settings_table; s->name; s++)
         if (!settings_set(settings, s, s->initial, "default", NULL)) fail("bad default of %s", s->name);
 }
@@ -27,6 +29,7 @@ void settings_default(struct settings *settings) {
 void settings_free(struct settings *settings) {
     for (const struct setting *s = settings_table; s->name; s++)
         if (s->kind == SETTING_STRING) free(*(char **)field(settings, s));
+    free(settings->notes);
 }
 
 static bool set_bool(bool *value, const char *text, const char *from, const char *name, struct error *error) {
@@ -140,12 +143,6 @@ static bool unknown(const char *name, const char *from, struct error *error) {
                      name, nearest);
 }
 
-static const struct setting *find(const char *name) {
-    for (const struct setting *s = settings_table; s->name; s++)
-        if (!strcmp(name, s->name)) return s;
-    return NULL;
-}
-
 bool settings_read_json(struct settings *settings, const json_t *object, const char *from,
                         struct error *error) {
     if (!json_is_object(object)) return error_set(error, "%s: expected an object of settings", from);
@@ -153,7 +150,7 @@ bool settings_read_json(struct settings *settings, const json_t *object, const c
     json_t *value;
     /* The macro drops const; nothing is changed. */
     json_object_foreach((json_t *)(size_t)object, name, value) {
-        const struct setting *s = find(name);
+        const struct setting *s = settings_find(name);
         if (!s) return unknown(name, from, error);
         if (json_is_null(value)) continue;
         char number[64];
@@ -206,13 +203,14 @@ static bool next_argument(struct argument *argument, int *i, int count, char **a
     *argument = (struct argument){.value = equals ? equals + 1 : NULL};
     if (length >= sizeof argument->name) return unknown(text + 2, "command line", error);
     memcpy(argument->name, text + 2, length);
-    argument->setting = find(argument->name);
+    argument->setting = settings_find(argument->name);
     if (!argument->setting && strcmp(argument->name, "config") != 0)
         return unknown(argument->name, "command line", error);
     if (argument->value) return true;
-    /* A boolean, or fp16, alone is true. */
+    /* A boolean alone is true, also one that may be auto. */
     const struct setting *setting = argument->setting;
-    bool alone = setting && (setting->kind == SETTING_BOOL || !strcmp(argument->name, "fp16"));
+    bool alone = setting && (setting->kind == SETTING_BOOL ||
+                             (setting->choices && !strcmp(setting->choices[AUTO_TRUE], "true")));
     if (*i < count && strncmp(arguments[*i], "--", 2) != 0)
         argument->value = arguments[(*i)++];
     else if (alone)
@@ -231,6 +229,19 @@ bool settings_read_arguments(struct settings *settings, int count, char **argume
             (argument.setting &&
              !settings_set(settings, argument.setting, argument.value, "command line", error)))
             return false;
+    return true;
+}
+
+static bool check_offload(const struct settings *s, struct error *error) {
+    if (s->offload_param == OFFLOAD_CPU && s->zero_stage != 3)
+        return error_set(error, "settings: offload_param cpu needs zero_stage 3, which alone cuts parameters "
+                                "into slices; set one of the two otherwise");
+    if (s->offload_optimizer == OFFLOAD_CPU && s->zero_stage == 0)
+        return error_set(error, "settings: offload_optimizer cpu needs zero_stage 1, 2 or 3; with one rank "
+                                "zero_stage 1 is the same as 0");
+    if (s->offload_gradients && s->offload_optimizer != OFFLOAD_CPU)
+        return error_set(error, "settings: offload_gradients brings gradients to an optimizer in host "
+                                "memory: add --offload_optimizer cpu");
     return true;
 }
 
@@ -257,13 +268,91 @@ bool settings_check(const struct settings *s, struct error *error) {
     if (s->dry_rank >= s->dry_world_size)
         return error_set(error, "settings: dry_rank %lld is not below dry_world_size %lld",
                          (long long)s->dry_rank, (long long)s->dry_world_size);
+    return check_offload(s, error);
+}
+
+/* Is it what the table says it is at first? */
+static bool is_initial(const struct settings *settings, const struct setting *s) {
+    struct settings initial;
+    settings_default(&initial);
+    const void *value = field(settings, s), *other = field(&initial, s);
+    bool same = s->kind == SETTING_BOOL ? *(const bool *)value == *(const bool *)other
+                                        : *(const int *)value == *(const int *)other;
+    settings_free(&initial);
+    return same;
+}
+
+/* 01-baseline is 1; 0 for a name that has no number. */
+static int stage_number(const char *stage) {
+    char *end;
+    long number = strtol(stage, &end, 10);
+    return *end == '-' && number > 0 && number < 100 ? (int)number : 0;
+}
+
+enum { STAGE_WITH_ALL = 5, STAGE_DEFAULT = 2 }; /* 05 has all of ZeRO's stages */
+
+bool settings_check_stage(struct settings *settings, const char *stage, struct error *error) {
+    int number = stage_number(stage);
+    if (!number) return true;
+    for (const struct setting *s = settings_table; s->name; s++)
+        if (number < s->since && !is_initial(settings, s))
+            return error_set(error, "settings: %s: %s does not have this; stage %02d does", s->name, stage,
+                             s->since);
+    long long own = number < STAGE_WITH_ALL ? number - 1 : STAGE_DEFAULT;
+    if (settings->zero_stage < 0) settings->zero_stage = own;
+    if (number < STAGE_WITH_ALL && settings->zero_stage != own)
+        return error_set(error,
+                         "settings: zero_stage: %s is zero_stage %lld; for %lld use stage %02lld, or stage "
+                         "%02d, which has all",
+                         stage, own, (long long)settings->zero_stage, (long long)settings->zero_stage + 1,
+                         STAGE_WITH_ALL);
     return true;
+}
+
+bool settings_fit_world(struct settings *s, int world_size, struct error *error) {
+    int64_t total = s->train_batch_size, *batch = &s->per_device_train_batch_size,
+            *accumulation = &s->gradient_accumulation_steps;
+    if (!*batch && !*accumulation) *accumulation = 1;
+    if (!*batch) *batch = total / (*accumulation * world_size);
+    if (!*accumulation) *accumulation = total / (*batch * world_size);
+    int64_t made = *batch * *accumulation * world_size;
+    enum { MOST = 65536 }; /* as in the table */
+    bool fits = *batch >= 1 && *batch <= MOST && *accumulation >= 1 && *accumulation <= MOST;
+    if (fits && (!total || made == total)) return true;
+    return error_set(error,
+                     "settings: train_batch_size %lld is not what per_device_train_batch_size %lld × "
+                     "gradient_accumulation_steps %lld × %d rank%s make, which is %lld; change one of them",
+                     (long long)total, (long long)*batch, (long long)*accumulation, world_size,
+                     world_size == 1 ? "" : "s", (long long)made);
 }
 
 enum dtype settings_dtype(const struct settings *settings) {
     if (settings->bf16) return BF16;
     bool gpu = !strcmp(WORKSHOP_BACKEND, "cuda");
     return settings->fp16 == AUTO_TRUE || (settings->fp16 == AUTO && gpu) ? FP16 : FP32;
+}
+
+bool settings_pin_optimizer(const struct settings *settings) {
+    enum automatic own = settings->offload_optimizer_pin_memory;
+    return own == AUTO ? settings->pin_memory : own == AUTO_TRUE;
+}
+
+bool settings_pin_parameters(const struct settings *settings) {
+    enum automatic own = settings->offload_param_pin_memory;
+    return own == AUTO ? settings->pin_memory : own == AUTO_TRUE;
+}
+
+void settings_note(struct settings *settings, const char *format, ...) {
+    struct error line; /* cuts what a file says to a length, and keeps it on one line */
+    char text[1024];
+    va_list values;
+    va_start(values, format);
+    vsnprintf(text, sizeof text, format, values);
+    va_end(values);
+    error_set(&line, "%s", text);
+    char *longer = xformat("%s%s\n", settings->notes, line.text);
+    free(settings->notes);
+    settings->notes = longer;
 }
 
 json_t *settings_json(const struct settings *settings) {
@@ -294,6 +383,18 @@ json_t *settings_json(const struct settings *settings) {
     return object;
 }
 
+/* All of them in their order; no DeepSpeed file where it is NULL. */
+static bool read_sources(struct settings *settings, const char *stage, const char *deepspeed, int count,
+                         char **arguments, struct error *error) {
+    char *inside = xformat("%s/config.json", stage);
+    char *stage_file = settings_data_path(inside);
+    bool ok = !stage_file || read_file(settings, stage_file, error);
+    free(inside);
+    free(stage_file);
+    return ok && (!deepspeed || deepspeed_config_read(settings, deepspeed, error)) &&
+           settings_read_arguments(settings, count, arguments, error);
+}
+
 bool settings_read(struct settings *settings, const char *stage, int count, char **arguments,
                    struct error *error) {
     settings_default(settings);
@@ -307,13 +408,16 @@ bool settings_read(struct settings *settings, const char *stage, int count, char
             exit(0);
         }
     }
-    char *inside = xformat("%s/config.json", stage);
-    char *stage_file = settings_data_path(inside);
-    bool ok = !stage_file || read_file(settings, stage_file, error);
-    free(inside);
-    free(stage_file);
-    return ok && settings_read_arguments(settings, count - 1, arguments + 1, error) &&
-           settings_check(settings, error);
+    bool ok = read_sources(settings, stage, NULL, count - 1, arguments + 1, error);
+    /* Where all of them have spoken it is known which DeepSpeed file comes between them. */
+    if (ok && settings->deepspeed[0]) {
+        char *deepspeed = xstrdup(settings->deepspeed);
+        settings_free(settings);
+        settings_default(settings);
+        ok = read_sources(settings, stage, deepspeed, count - 1, arguments + 1, error);
+        free(deepspeed);
+    }
+    return ok && settings_check_stage(settings, stage, error) && settings_check(settings, error);
 }
 
 char *settings_data_path(const char *inside) {

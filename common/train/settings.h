@@ -2,9 +2,10 @@
  * Settings: one list of names, Hugging Face's and DeepSpeed's own where they exist (settings.md is the
  * reference page).
  *
- * They come, later ones winning, from the stage's config.json, from --config FILE (JSON, one object, the same
- * names), and from --name value on the command line (--name=value and, for booleans, --name alone are fine
- * too), wherever --config stands there. An unknown name is an error that suggests the nearest one.
+ * They come, later ones winning, from the stage's config.json, from --deepspeed FILE (a DeepSpeed
+ * configuration, deepspeed_config.h), from --config FILE (JSON, one object, the same names), and from --name
+ * value on the command line (--name=value and, for booleans, --name alone are fine too), wherever --config
+ * stands there. An unknown name is an error that suggests the nearest one.
  */
 #ifndef COMMON_TRAIN_SETTINGS_H
 #define COMMON_TRAIN_SETTINGS_H
@@ -18,7 +19,8 @@
 
 enum strategy { STRATEGY_NO, STRATEGY_STEPS, STRATEGY_EPOCH };             /* eval_strategy, save_strategy */
 enum scheduler { SCHEDULER_LINEAR, SCHEDULER_COSINE, SCHEDULER_CONSTANT }; /* lr_scheduler_type */
-enum automatic { AUTO_FALSE, AUTO_TRUE, AUTO };                            /* fp16 */
+enum automatic { AUTO_FALSE, AUTO_TRUE, AUTO };                            /* fp16, …_pin_memory */
+enum offload { OFFLOAD_NONE, OFFLOAD_CPU };                                /* offload_optimizer, …_param */
 
 /* Updates of a run at most: it keeps a learning rate for each. */
 enum { SETTINGS_MOST_UPDATES = 10000000 };
@@ -53,7 +55,15 @@ struct settings {
     enum automatic fp16;
     bool bf16;
     bool gradient_checkpointing;
+    int64_t train_batch_size; /* examples of an update; 0: whatever the ranks make of it */
+    /* ZeRO */
+    int64_t zero_stage;      /* 0 to 3 once settings_read() is done */
     int64_t stage3_prefetch; /* units gathered ahead of their use */
+    enum offload offload_optimizer, offload_param;
+    bool offload_gradients;
+    bool pin_memory; /* of what is offloaded, where the next two are auto: see settings_pin_…() */
+    enum automatic offload_optimizer_pin_memory, offload_param_pin_memory;
+    char *deepspeed; /* a DeepSpeed configuration's path; "": none */
     /* evaluation, logging, saving */
     enum strategy eval_strategy;
     int64_t eval_steps;
@@ -76,6 +86,9 @@ struct settings {
     bool time_phases;               /* note how long forward, backward and so on take */
     /* dry backend: which rank of how many is played, and how many of them share a node (0: all) */
     int64_t dry_rank, dry_world_size, dry_node_size;
+
+    /* No setting: what people should hear of --deepspeed's file once one rank can say it, a line each. */
+    char *notes;
 };
 
 /* Reads all sources into defaulted settings; `stage` is its folder ("01-baseline"), `arguments` are main()'s.
@@ -94,9 +107,22 @@ bool settings_read_json(struct settings *settings, const json_t *object, const c
 bool settings_read_arguments(struct settings *settings, int count, char **arguments, struct error *error);
 /* Ranges and combinations. */
 bool settings_check(const struct settings *settings, struct error *error);
+/* What this stage ("01-baseline") has: settings that belong to later ones may only have their defaults.
+ * zero_stage -1 becomes the stage's own. */
+bool settings_check_stage(struct settings *settings, const char *stage, struct error *error);
+/* Once the number of ranks is known: train_batch_size must be batch × accumulation × ranks. What --deepspeed
+ * left open of the two is worked out here. */
+bool settings_fit_world(struct settings *settings, int world_size, struct error *error);
 
 /* The precision asked for; fp16 "auto" is true on a GPU, false on a CPU. */
 enum dtype settings_dtype(const struct settings *settings);
+
+/* Is what is offloaded to be in page-locked memory? */
+bool settings_pin_optimizer(const struct settings *settings);
+bool settings_pin_parameters(const struct settings *settings);
+
+/* Adds a line to notes. */
+void settings_note(struct settings *settings, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /* All settings in force as a JSON object; a new reference. */
 json_t *settings_json(const struct settings *settings);

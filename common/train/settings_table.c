@@ -6,18 +6,22 @@
 static const char *const strategies[] = {"no", "steps", "epoch", NULL};
 static const char *const schedulers[] = {"linear", "cosine", "constant", NULL};
 static const char *const automatics[] = {"false", "true", "auto", NULL};
+static const char *const offloads[] = {"none", "cpu", NULL};
 
 /* One line a setting: name, default, bounds or choices, help. */
 #define BOOL(name, initial, help)                                                                            \
-    { #name, SETTING_BOOL, offsetof(struct settings, name), initial, 0, 0, NULL, help }
+    { #name, SETTING_BOOL, offsetof(struct settings, name), initial, 0, 0, NULL, help, 0 }
 #define INTEGER(name, initial, minimum, maximum, help)                                                       \
-    { #name, SETTING_INTEGER, offsetof(struct settings, name), initial, minimum, maximum, NULL, help }
+    { #name, SETTING_INTEGER, offsetof(struct settings, name), initial, minimum, maximum, NULL, help, 0 }
 #define REAL(name, initial, minimum, maximum, help)                                                          \
-    { #name, SETTING_REAL, offsetof(struct settings, name), initial, minimum, maximum, NULL, help }
+    { #name, SETTING_REAL, offsetof(struct settings, name), initial, minimum, maximum, NULL, help, 0 }
 #define STRING(name, initial, help)                                                                          \
-    { #name, SETTING_STRING, offsetof(struct settings, name), initial, 0, 0, NULL, help }
+    { #name, SETTING_STRING, offsetof(struct settings, name), initial, 0, 0, NULL, help, 0 }
 #define CHOICE(name, initial, choices, help)                                                                 \
-    { #name, SETTING_CHOICE, offsetof(struct settings, name), initial, 0, 0, choices, help }
+    { #name, SETTING_CHOICE, offsetof(struct settings, name), initial, 0, 0, choices, help, 0 }
+/* Of stage 05 and later. */
+#define OFFLOAD(kind, name, initial, choices, help)                                                          \
+    { #name, kind, offsetof(struct settings, name), initial, 0, 0, choices, help, 5 }
 #define MANY 2147483647.0
 
 const struct setting settings_table[] = {
@@ -54,7 +58,20 @@ const struct setting settings_table[] = {
     BOOL(bf16, "false", "bfloat16 instead"),
     BOOL(gradient_checkpointing, "false", "keep only each block's input; recompute the rest in its backward"),
 
+    INTEGER(train_batch_size, "0", 0, 1e12,
+            "examples of an update, which batch size, accumulation and ranks must make; 0: not checked"),
+
+    INTEGER(zero_stage, "-1", -1, 3, "what the ranks share: 0 to 3; -1: the stage's own"),
     INTEGER(stage3_prefetch, "1", 0, 64, "ZeRO-3: units gathered ahead of their use"),
+    OFFLOAD(SETTING_CHOICE, offload_optimizer, "none", offloads, "where the optimizer's state is"),
+    OFFLOAD(SETTING_CHOICE, offload_param, "none", offloads, "where ZeRO-3's slices of parameters are"),
+    OFFLOAD(SETTING_BOOL, offload_gradients, "false", NULL, "gradients add up in host memory, too"),
+    OFFLOAD(SETTING_BOOL, pin_memory, "false", NULL, "page-locked host memory for what is offloaded"),
+    OFFLOAD(SETTING_CHOICE, offload_optimizer_pin_memory, "auto", automatics,
+            "for the optimizer alone; auto: as pin_memory"),
+    OFFLOAD(SETTING_CHOICE, offload_param_pin_memory, "auto", automatics,
+            "for parameters alone; auto: as pin_memory"),
+    STRING(deepspeed, "", "DeepSpeed configuration (JSON), read before --config"),
 
     CHOICE(eval_strategy, "epoch", strategies, "when to evaluate"),
     INTEGER(eval_steps, "100", 1, MANY, "with eval_strategy steps: every so many updates"),
@@ -83,6 +100,12 @@ const struct setting settings_table[] = {
     {0},
 };
 
+const struct setting *settings_find(const char *name) {
+    for (const struct setting *s = settings_table; s->name; s++)
+        if (!strcmp(name, s->name)) return s;
+    return NULL;
+}
+
 const char *setting_kind_name(const struct setting *setting) {
     switch (setting->kind) {
     case SETTING_BOOL:
@@ -100,7 +123,8 @@ const char *setting_kind_name(const struct setting *setting) {
 }
 
 void settings_print_help(const char *program) {
-    printf("usage: %s [--config FILE] [--name value ...]\n\nSettings, with their defaults (a stage's "
+    printf("usage: %s [--deepspeed FILE] [--config FILE] [--name value ...]\n\nSettings, with their defaults "
+           "(a stage's "
            "config.json may "
            "have others):\n",
            program);

@@ -19,9 +19,13 @@ struct setting {
     double minimum, maximum;    /* of numbers */
     const char *const *choices; /* of a choice: names in the enum's order, then NULL */
     const char *help;
+    int since; /* number of the first stage that has it; 0: all have */
 };
 
 extern const struct setting settings_table[]; /* ends with a NULL name */
+
+/* NULL where there is no setting of that name. */
+const struct setting *settings_find(const char *name);
 
 /* Reads one value from text. `from` names its source in errors. */
 bool settings_set(struct settings *settings, const struct setting *setting, const char *text,

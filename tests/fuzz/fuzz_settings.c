@@ -1,11 +1,13 @@
-/* Any bytes as a file of settings, as a command line (one argument a line), and as the two JSON files of a
- * checkpoint. Settings that are accepted must come back from their own JSON as they were. */
+/* Any bytes as a file of settings, as a DeepSpeed configuration, as a command line (one argument a line), and
+ * as the two JSON files of a checkpoint. Settings that are accepted must come back from their own JSON as
+ * they were. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "common/base/json.h"
 #include "common/train/checkpoint_files.h"
+#include "common/train/deepspeed_config.h"
 #include "common/train/settings.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -42,6 +44,20 @@ static void read_file(const char *data, size_t size) {
     settings_free(&settings);
 }
 
+static void read_deepspeed(const char *data, size_t size) {
+    struct error error = {""};
+    struct settings settings;
+    settings_default(&settings);
+    json_t *object = json_read_bytes(data, size, "fuzz.json", &error);
+    bool ok = object && deepspeed_config_apply(&settings, object, "fuzz.json", &error);
+    if (ok && settings_fit_world(&settings, 3, &error))
+        check_round_trip(&settings);
+    else
+        check_error(&error);
+    json_decref(object);
+    settings_free(&settings);
+}
+
 static void read_command_line(const char *data, size_t size) {
     enum { MOST = 16 };
     char *text = xmalloc(size + 1), *arguments[MOST], *rest = text;
@@ -53,7 +69,7 @@ static void read_command_line(const char *data, size_t size) {
     struct settings settings;
     settings_default(&settings);
     /* --config would read files of this machine. */
-    if (!strstr(text, "config")) {
+    if (!strstr(text, "config")) { /* settings_read_arguments() does not open --deepspeed's */
         if (settings_read_arguments(&settings, count, arguments, &error))
             check_round_trip(&settings);
         else
@@ -66,6 +82,7 @@ static void read_command_line(const char *data, size_t size) {
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     const char *text = (const char *)data;
     read_file(text, size);
+    read_deepspeed(text, size);
     read_command_line(text, size);
     struct error error = {""};
     json_t *state = checkpoint_parse_state(text, size, "fuzz/state.json", &error);
