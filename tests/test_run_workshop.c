@@ -116,7 +116,7 @@ static void help_names_everything(void **state) {
     (void)state;
     struct command_result all = workshop("--help");
     check_succeeds(all);
-    static const char *const commands[] = {"run", "test", "build", "fetch", "diff"};
+    static const char *const commands[] = {"run", "bench", "test", "build", "fetch", "diff"};
     for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) {
         char *usage = xformat("./workshop %s", commands[i]), *arguments = xformat("%s --help", commands[i]);
         assert_true(lines_with(all.out, usage) > 0);
@@ -141,6 +141,9 @@ static void mistakes_are_one_line(void **state) {
     check_error("run 1 --ranks many", "--ranks many");
     check_error("run 1 --ranks", "--ranks needs a value");
     check_error("run 1 --device tpu", "--device tpu");
+    check_error("bench 7", "no stage '7' here");
+    check_error("bench 1 --device", "--device needs a value");
+    check_error("bench 1 --device tpu", "--device tpu");
     check_error("build --preset cpu", "build takes no '--preset'");
     check_error("diff 1", "diff takes two stages");
     check_error("diff 1 9", "no stage '9'");
