@@ -8,8 +8,8 @@
 #include <unistd.h>
 
 #include "common/base/file.h"
-#include "common/device/cpu/cgroup.h"
-#include "common/device/cpu/cores.h"
+#include "common/device/cgroup.h"
+#include "common/device/cores.h"
 #include "common/device/device.h"
 #include "tests/support/check.h"
 
@@ -47,6 +47,101 @@ static void test_shares_are_even(void **state) {
             assert_true(fewest >= 1 && most - fewest <= 1);
         }
     }
+}
+
+/* "0011": core c belongs to rank 0011[c]; near: for each rank a row of 0 and 1. */
+static void check_deal(int ranks, const char *near, const char *expected) {
+    int cores = (int)strlen(expected), owners[32];
+    bool flags[32 * 8] = {0};
+    assert_int_equal((int)strlen(near), ranks * cores);
+    for (int i = 0; i < ranks * cores; i++) flags[i] = near[i] == '1';
+    cores_deal(cores, ranks, flags, owners);
+    for (int c = 0; c < cores; c++)
+        if (owners[c] != expected[c] - '0')
+            fail_msg("core %d goes to %d, not to %c", c, owners[c], expected[c]);
+}
+
+static void test_dealing(void **state) {
+    (void)state;
+    check_deal(2, "00000000", "0011");             /* nothing is known */
+    check_deal(2, "11111111", "0011");             /* all are near all */
+    check_deal(2, "11000011", "0011");             /* a socket each */
+    check_deal(2, "00111100", "1100");             /* and the other way round */
+    check_deal(1, "0011", "0000");                 /* alone: all, near or not */
+    check_deal(2, "0011110000111100", "00001111"); /* both want the same: half each, and of the rest */
+    check_deal(4,
+               "00001111"
+               "11110000"
+               "00001111"
+               "11110000",
+               "11330022");
+    check_deal(3,
+               "1100000"
+               "0000011"
+               "0000011",
+               "0012212");
+}
+
+static void test_lists(void **state) {
+    (void)state;
+    bool members[16];
+    assert_true(cores_read_list("0-2,5,14-20\n", members, 16));
+    for (int i = 0; i < 16; i++) assert_int_equal(members[i], i <= 2 || i == 5 || i >= 14);
+    assert_true(cores_read_list("\n", members, 16) && cores_read_list("", members, 16));
+    assert_false(members[0]);
+    static const char *const bad[] = {"a", "1-", "-1", "3-1", "1;2", "1 2", "1-2-3"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        if (cores_read_list(bad[i], members, 16)) fail_msg("'%s' is taken for a list", bad[i]);
+}
+
+/* NULL: no warning. */
+static void check_warning(struct core_limits limits, const char *says) {
+    char *warning = cores_warning(&limits);
+    if (!says && warning) fail_msg("a warning: %s", warning);
+    if (says && (!warning || !strstr(warning, says))) fail_msg("'%s' does not say '%s'", warning, says);
+    free(warning);
+}
+
+static void test_warnings(void **state) {
+    (void)state;
+    const struct core_mask whole = {.at_start = 64, .usable = 64, .ranks = 4};
+    struct core_limits fine = {.mask = whole, .online = 64, .share = 16, .threads = 16, .limit = HUGE_VAL};
+    check_warning(fine, NULL);
+    struct core_limits l = fine;
+    l.from_user = true;
+    l.threads = 1;
+    check_warning(l, "OMP_NUM_THREADS leaves a rank 1 thread of its 16 cores");
+    l = fine;
+    l.limit = 8;
+    l.threads = 2;
+    check_warning(l, "a rank has 2 threads, though the node has 64 cores for 4 ranks; the control group");
+    l = fine;
+    l.mask = (struct core_mask){.at_start = 1, .usable = 64, .ranks = 4, .from_slurm = true};
+    l.share = l.threads = 1;
+    check_warning(l, "--cpus-per-task, and give that to srun");
+    l.mask.from_slurm = false;
+    l.mask.ranks = 1;
+    check_warning(l, "taskset");
+    l.mask = (struct core_mask){.at_start = 2, .usable = 2, .ranks = 1};
+    l.share = l.threads = 2;
+    check_warning(l, "the job may use no others");
+    l = fine;
+    l.mask.at_start = 1;
+    l.mask.from_mpirun = l.bound_by_openmp = true;
+    check_warning(l, "OMP_PROC_BIND or OMP_PLACES keeps 16 threads of a rank on the 1 core that");
+    /* As many ranks as cores, and small machines: nothing to be done. */
+    check_warning((struct core_limits){.mask = {.at_start = 64, .usable = 64, .ranks = 64},
+                                       .online = 64,
+                                       .share = 1,
+                                       .threads = 1,
+                                       .limit = HUGE_VAL},
+                  NULL);
+    check_warning((struct core_limits){.mask = {.at_start = 2, .usable = 2, .ranks = 1},
+                                       .online = 2,
+                                       .share = 2,
+                                       .threads = 2,
+                                       .limit = HUGE_VAL},
+                  NULL);
 }
 
 static void test_threads(void **state) {
@@ -176,26 +271,55 @@ static void bind_to_first_core(void) {
 }
 
 /* As a rank of mpirun, bound to one core, which is alone on its node: gets all of them back. */
+static int claim(int node_rank, int node_size, char *const near[]) {
+    struct cores cores = cores_open(node_rank, node_size, 0, near);
+    int threads = cores.threads;
+    require(strstr(cores.text, " on core"));
+    cores_free(&cores);
+    return threads;
+}
+
 static void claim_after_mpirun(void) {
-    cores_claim(0, 1);
+    claim(0, 1, NULL);
     int all = cores_now();
     bind_to_first_core();
     require(cores_now() == 1);
     setenv("OMPI_COMM_WORLD_RANK", "0", 1);
-    int threads = cores_claim(0, 1);
+    int threads = claim(0, 1, NULL);
     require(cores_now() == all);
     require(threads >= 1 && threads <= all);
     /* The second of two ranks: its half. */
-    cores_claim(1, 2);
+    claim(1, 2, NULL);
     require(cores_now() == (all > 1 ? all - all / 2 : 1));
     /* One of very many: a core. */
-    require(cores_claim(5, 100000) == 1);
+    require(claim(5, 100000, NULL) == 1);
     require(cores_now() == 1);
+}
+
+/* Two ranks whose devices are near the cores of the other's half: halves are exchanged. */
+static void claim_near_device(void) {
+    claim(0, 1, NULL);
+    int all = cores_now();
+    if (all < 2) return;
+    int numbers[CPU_SETSIZE], count = 0;
+    cpu_set_t set;
+    require(sched_getaffinity(0, sizeof set, &set) == 0);
+    for (int core = 0; core < CPU_SETSIZE; core++)
+        if (CPU_ISSET(core, &set)) numbers[count++] = core;
+    char *first = xformat("%d", numbers[0]), *last = xformat("%d\n", numbers[all - 1]);
+    char *const near[] = {last, first};
+    setenv("OMPI_COMM_WORLD_RANK", "0", 1);
+    claim(0, 2, near);
+    require(sched_getaffinity(0, sizeof set, &set) == 0 && CPU_ISSET(numbers[all - 1], &set));
+    claim(1, 2, near);
+    require(sched_getaffinity(0, sizeof set, &set) == 0 && CPU_ISSET(numbers[0], &set));
+    free(first);
+    free(last);
 }
 
 static void claim_after_taskset(void) {
     bind_to_first_core();
-    require(cores_claim(0, 1) == 1);
+    require(claim(0, 1, NULL) == 1);
     require(cores_now() == 1);
 }
 
@@ -213,6 +337,7 @@ static void open_with_threads(void) {
 static void test_claim(void **state) {
     (void)state;
     in_child(claim_after_mpirun);
+    in_child(claim_near_device);
     in_child(claim_after_taskset);
     in_child(open_with_threads);
 }
@@ -221,6 +346,9 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_shares),
         cmocka_unit_test(test_shares_are_even),
+        cmocka_unit_test(test_dealing),
+        cmocka_unit_test(test_lists),
+        cmocka_unit_test(test_warnings),
         cmocka_unit_test(test_threads),
         cmocka_unit_test(test_whose_mask),
         cmocka_unit_test_setup_teardown(test_no_control_groups, make_root, remove_root),

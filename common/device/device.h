@@ -46,6 +46,9 @@ void device_close(struct device *device);
 const char *device_backend(void);                     /* "cpu", "cuda", "dry" */
 const char *device_name(const struct device *device); /* for people: processor or GPU model */
 int device_cores(const struct device *device);        /* CPU threads that this rank's work uses */
+/* For people: "8 threads on cores 0-7 of 64, near its GPU"; and NULL, or why these are few and what to do. */
+const char *device_cores_text(const struct device *device);
+const char *device_cores_warning(const struct device *device);
 /* Peak rate of matrix products in this precision, FLOP/s; 0 where it is not known. */
 double device_peak_flops(const struct device *device, enum dtype dtype);
 /* Bytes of device memory that this process holds outside the ledger (context, libraries); 0: not known. */

@@ -1,5 +1,4 @@
 #include <math.h>
-#include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,8 +7,8 @@
 #include <unistd.h>
 
 #include "common/base/error.h"
-#include "common/device/cpu/cgroup.h"
-#include "common/device/cpu/cores.h"
+#include "common/device/cgroup.h"
+#include "common/device/cores.h"
 #include "common/device/cpu/cpu.h"
 
 bool device_computes(void) {
@@ -42,19 +41,9 @@ static size_t memory_share(int ranks) {
     return share < (double)SIZE_MAX / 2 ? (size_t)share : 0;
 }
 
-/* The setting decides, else the user's OMP_NUM_THREADS as OpenMP has read it, else the rank's share of the
- * cores. */
-static int set_threads(const struct device_options *options) {
-    int threads = cores_claim(options->node_rank, options->node_size);
-    if (getenv("OMP_NUM_THREADS")) threads = omp_get_max_threads();
-    if (options->threads > 0) threads = options->threads;
-    omp_set_num_threads(threads);
-    return threads;
-}
-
 void immediate_open(struct device *device) {
     const struct device_options *options = &device->options;
-    device->cores = set_threads(options);
+    device->cores = cores_open(options->node_rank, options->node_size, options->threads, NULL);
     device->name = processor_name();
     /* Host memory is the same memory: where a stage uses it, each of the two may fill the share. */
     size_t share = memory_share(options->node_size);

@@ -1,15 +1,16 @@
 /*
  * device.h on a GPU: memory from cudaMalloc, CUDA's streams and events, ranges for NVIDIA's profilers.
  */
+#include <ctype.h>
 #include <math.h>
 #include <nvtx3/nvToolsExt.h>
 #include <nvtx3/nvToolsExtCudaRt.h>
-#include <omp.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "common/device/backend.h"
-#include "common/device/cpu/cores.h"
+#include "common/device/cores.h"
 #include "common/device/cuda/cuda.h"
 #include "common/device/cuda/peak.h"
 
@@ -19,7 +20,7 @@ struct device {
     struct cudaDeviceProp properties;
     struct blocks memory, host;
     struct work work;
-    int cores;
+    struct cores cores;
     bool shared; /* by several ranks */
     void *products;
     void (*close_products)(void *products);
@@ -63,14 +64,18 @@ static int count_devices(void) {
     return count;
 }
 
-/* Rank i of a node takes its GPU i. A rank that sees but one takes that one: the batch system gives each rank
- * its own (then CUDA_VISIBLE_DEVICES is set), or there is no other; comm_attach() knows whether two ranks
- * have met. */
+/* A rank that sees but one GPU takes that one: the batch system gives each rank its own (then
+ * CUDA_VISIBLE_DEVICES is set), or there is no other; comm_attach() knows whether two ranks have met. */
+static bool has_its_own(const struct device_options *options, int count) {
+    return !options->share_device && count == 1 &&
+           (options->node_size == 1 || getenv("CUDA_VISIBLE_DEVICES"));
+}
+
+/* Else rank i of a node takes its GPU i. */
 static int choose_device(const struct device_options *options) {
     int count = count_devices();
     if (options->share_device) return options->node_rank % count;
-    bool own = count == 1 && (options->node_size == 1 || getenv("CUDA_VISIBLE_DEVICES"));
-    if (own) return 0;
+    if (has_its_own(options, count)) return 0;
     if (options->node_size > count)
         fail("%d ranks on this node, but %d GPU%s: start %d rank%s a node, or let ranks share a GPU, for "
              "learning, "
@@ -88,13 +93,34 @@ static void refuse_what_it_lacks(const struct device *device) {
             properties->name, properties->major, properties->minor);
 }
 
-/* The setting decides, else the user's OMP_NUM_THREADS, else the rank's share of the cores. */
-static int set_threads(const struct device_options *options) {
-    int threads = cores_claim(options->node_rank, options->node_size);
-    if (getenv("OMP_NUM_THREADS")) threads = omp_get_max_threads();
-    if (options->threads > 0) threads = options->threads;
-    omp_set_num_threads(threads);
-    return threads;
+/* The cores near a GPU as the system lists them; malloc()ed, NULL where it does not say. */
+static char *cores_near(int ordinal) {
+    char id[32] = "", list[4096] = "";
+    if (cudaDeviceGetPCIBusId(id, sizeof id, ordinal) != cudaSuccess) {
+        (void)cudaGetLastError(); /* nothing depends on it */
+        return NULL;
+    }
+    for (char *c = id; *c; c++) *c = (char)tolower((unsigned char)*c);
+    char *path = xformat("/sys/bus/pci/devices/%s/local_cpulist", id);
+    FILE *file = fopen(path, "re");
+    free(path);
+    bool read = file && fgets(list, sizeof list, file);
+    if (file) fclose(file);
+    return read ? xstrdup(list) : NULL;
+}
+
+/* This rank's share of the cores, near its GPU. Where each rank sees its own GPU only, nobody knows where the
+ * others' are, and the cores are dealt without regard to that. */
+static struct cores open_cores(const struct device_options *options) {
+    int count = count_devices(), ranks = options->node_size;
+    char **near = xcalloc((size_t)ranks, sizeof *near);
+    bool known = ranks == 1 || !has_its_own(options, count);
+    for (int rank = 0; rank < ranks; rank++)
+        if (known || rank == options->node_rank) near[rank] = cores_near(known ? rank % count : 0);
+    struct cores cores = cores_open(options->node_rank, ranks, options->threads, near);
+    for (int rank = 0; rank < ranks; rank++) free(near[rank]);
+    free(near);
+    return cores;
 }
 
 static void release_device(void *pointer) {
@@ -114,8 +140,8 @@ static void release_host(void *pointer) {
 struct device *device_open(const struct device_options *options) {
     struct device *device = xcalloc(1, sizeof *device);
     device->options = *options;
-    device->cores = set_threads(options);
     device->ordinal = choose_device(options);
+    device->cores = open_cores(options);
     device->shared = options->share_device && options->node_size > 1;
     CUDA_CHECK(cudaSetDevice(device->ordinal), "opening the GPU");
     CUDA_CHECK(cudaGetDeviceProperties(&device->properties, device->ordinal), "opening the GPU");
@@ -133,6 +159,7 @@ void device_close(struct device *device) {
     if (device->close_products) device->close_products(device->products);
     blocks_close(&device->memory, release_device);
     blocks_close(&device->host, release_host);
+    cores_free(&device->cores);
     free(device);
 }
 
@@ -154,7 +181,15 @@ const char *device_name(const struct device *device) {
 }
 
 int device_cores(const struct device *device) {
-    return device->cores;
+    return device->cores.threads;
+}
+
+const char *device_cores_text(const struct device *device) {
+    return device->cores.text;
+}
+
+const char *device_cores_warning(const struct device *device) {
+    return device->cores.warning;
 }
 
 double device_peak_flops(const struct device *device, enum dtype dtype) {

@@ -19,7 +19,8 @@ bool device_computes(void) {
 
 void immediate_open(struct device *device) {
     device->name = xstrdup("dry (memory and work counted, nothing computed)");
-    device->cores = device->options.threads > 0 ? device->options.threads : 1;
+    device->cores.threads = device->options.threads > 0 ? device->options.threads : 1;
+    device->cores.text = xstrdup("no cores: nothing is computed");
     device->next_address = FIRST_ADDRESS;
     blocks_open(&device->memory, "device", device->options.memory_limit);
     blocks_open(&device->host, "host", 0);

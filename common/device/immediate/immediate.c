@@ -20,6 +20,7 @@ void device_close(struct device *device) {
     blocks_close(&device->memory, immediate_release);
     blocks_close(&device->host, immediate_release);
     free(device->name);
+    cores_free(&device->cores);
     free(device);
 }
 
@@ -36,7 +37,15 @@ const char *device_name(const struct device *device) {
 }
 
 int device_cores(const struct device *device) {
-    return device->cores;
+    return device->cores.threads;
+}
+
+const char *device_cores_text(const struct device *device) {
+    return device->cores.text;
+}
+
+const char *device_cores_warning(const struct device *device) {
+    return device->cores.warning;
 }
 
 /* Not known: it depends on vector units and on clocks under load, which no system call tells. */

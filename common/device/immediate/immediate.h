@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "common/device/backend.h"
+#include "common/device/cores.h"
 #include "common/device/work.h"
 
 /* Scratch of the CPU backend for products of half-precision matrices, which are taken in fp32: booked under
@@ -19,8 +20,8 @@ struct device {
     struct device_options options;
     struct blocks memory, host;
     struct work work;
-    char *name;             /* malloc()ed */
-    int cores;              /* threads that OpenMP uses */
+    char *name; /* malloc()ed */
+    struct cores cores;
     float *workspace;       /* CPU_WORKSPACE_BYTES; NULL in FP32 */
     uintptr_t next_address; /* dry */
 };

@@ -1,4 +1,4 @@
-#include "common/device/cpu/cgroup.h"
+#include "common/device/cgroup.h"
 
 #include <math.h>
 #include <stdbool.h>

@@ -6,8 +6,8 @@
  * the groups above it, as far as they can be seen from here. `root` is put before /proc and /sys: "" but in
  * tests.
  */
-#ifndef COMMON_DEVICE_CPU_CGROUP_H
-#define COMMON_DEVICE_CPU_CGROUP_H
+#ifndef COMMON_DEVICE_CGROUP_H
+#define COMMON_DEVICE_CGROUP_H
 
 /* Bytes of memory; HUGE_VAL where nothing limits it. */
 double cgroup_memory_limit(const char *root);
