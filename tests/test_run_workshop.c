@@ -27,8 +27,10 @@ static const char cmake_lists[] =
     "add_test(NAME one_of_${WORKSHOP_BACKEND} COMMAND 01-first --exit 0)\n"
     "add_test(NAME two_of_${WORKSHOP_BACKEND} COMMAND 01-first --exit 0)\n";
 
-/* Prints its arguments in one line; --exit N is its exit code; --leave FILE makes a file. */
+/* Prints its arguments in one line; --exit N is its exit code; --leave FILE makes a file; --die N ends it by
+ * a signal. */
 static const char program[] =
+    "#include <signal.h>\n"
     "#include <stdio.h>\n"
     "#include <stdlib.h>\n"
     "#include <string.h>\n"
@@ -36,6 +38,7 @@ static const char program[] =
     "    int code = 0;\n"
     "    for (int i = 1; i < count; i++) {\n"
     "        if (!strcmp(arguments[i], \"--exit\")) code = atoi(arguments[i + 1]);\n"
+    "        if (!strcmp(arguments[i], \"--die\")) raise(atoi(arguments[i + 1]));\n"
     "        if (!strcmp(arguments[i], \"--leave\")) fclose(fopen(arguments[i + 1], \"w\"));\n"
     "        printf(\"%s%c\", arguments[i], i + 1 < count ? ' ' : '\\n');\n"
     "    }\n"
@@ -145,21 +148,69 @@ static void mistakes_are_one_line(void **state) {
     check_error("bench 1 --device", "--device needs a value");
     check_error("bench 1 --device tpu", "--device tpu");
     check_error("build --preset cpu", "build takes no '--preset'");
-    check_error("diff 1", "diff takes two stages");
+    check_error("diff", "diff takes one stage or two");
+    check_error("diff 1 2 1", "diff takes one stage or two");
+    check_error("diff 1", "01-first is the first stage");
+    check_error("diff 0", "no stage '0'");
+    check_error("diff --color", "no stage '--color'");
     check_error("diff 1 9", "no stage '9'");
 }
 
 static void diff_shows_what_is_added(void **state) {
     (void)state;
-    struct command_result result = workshop("diff 01 2");
+    put("02-second/half.h", "/* the idea's module */\n");
+    put("02-second/half.c", "#include \"02-second/half.h\"\n");
+    const char *const same[] = {"diff 01 2", "diff 01-first 02-second/", "diff 2"};
+    for (size_t i = 0; i < sizeof same / sizeof *same; i++) {
+        struct command_result result = workshop(same[i]);
+        check_succeeds(result);
+        const char *top = "added: 02-second/half.h and .c\n--- 01-first/train.c\n+++ 02-second/train.c\n";
+        assert_ptr_equal(strstr(result.out, top), result.out);
+        assert_non_null(strstr(result.out, "\n+/* the second stage's idea */\n"));
+        assert_int_equal(lines_with(result.out, "added: "), 1);
+        assert_null(strstr(result.out, "\n-#")); /* nothing is taken away */
+        assert_null(strchr(result.out, '\033')); /* colours are for terminals */
+        command_free(&result);
+    }
+    struct command_result result = workshop("diff 2 1"); /* backwards: what the first one lacks */
     check_succeeds(result);
-    assert_non_null(strstr(result.out, "--- 01-first/train.c\n+++ 02-second/train.c\n"));
-    assert_non_null(strstr(result.out, "\n+/* the second stage's idea */\n"));
-    assert_int_equal(lines_with(result.out, "\n-"), 0);
+    assert_ptr_equal(strstr(result.out, "--- 02-second/train.c\n+++ 01-first/train.c\n"), result.out);
+    assert_non_null(strstr(result.out, "\n-/* the second stage's idea */\n"));
     command_free(&result);
     result = workshop("diff 01-first 01");
     check_succeeds(result);
     assert_string_equal(result.out, "");
+    command_free(&result);
+}
+
+/* Between stages that are no neighbours, the modules of all that come after the first one. */
+static void diff_names_all_modules_between(void **state) {
+    (void)state;
+    folder("03-third");
+    put("03-third/train.c", program);
+    put("02-second/half.h", "");
+    put("03-third/row.h", "");
+    put("03-third/table.h", "");
+    struct command_result result = workshop("diff 1 3");
+    check_succeeds(result);
+    assert_string_equal(result.out, "added: 02-second/half.h and .c\nadded: 03-third/row.h and .c\n"
+                                    "added: 03-third/table.h and .c\n");
+    command_free(&result);
+    result = workshop("diff 3"); /* the stage before is the second */
+    check_succeeds(result);
+    const char *top = "added: 03-third/row.h and .c\nadded: 03-third/table.h and .c\n--- 02-second/train.c\n";
+    assert_ptr_equal(strstr(result.out, top), result.out);
+    command_free(&result);
+}
+
+/* On a terminal, which script(1) plays, the diff is coloured. */
+static void diff_is_coloured_on_a_terminal(void **state) {
+    (void)state;
+    if (system("command -v script >/dev/null") != 0) skip();
+    struct command_result result =
+        command_run(30, "cd '%s' && script -qec 'bash workshop diff 1 2' /dev/null </dev/null", tree);
+    check_succeeds(result);
+    assert_non_null(strstr(result.out, "\033[32m+/* the second stage's idea */"));
     command_free(&result);
 }
 
@@ -292,6 +343,8 @@ int main(void) {
         WORKSHOP_TEST(help_names_everything),
         WORKSHOP_TEST(mistakes_are_one_line),
         WORKSHOP_TEST(diff_shows_what_is_added),
+        WORKSHOP_TEST(diff_names_all_modules_between),
+        WORKSHOP_TEST(diff_is_coloured_on_a_terminal),
         WORKSHOP_TEST(runs_are_numbered),
         WORKSHOP_TEST(exit_code_is_the_program_s),
         WORKSHOP_TEST(tests_of_both_backends),
