@@ -247,6 +247,21 @@ static void exit_code_is_the_program_s(void **state) {
     command_free(&result);
 }
 
+/* Nobody but ./workshop can say that a rank was killed: in one line, as mpirun keeps quiet. */
+static void killed_ranks_are_told(void **state) {
+    (void)state;
+    struct command_result built = workshop("build");
+    check_succeeds(built);
+    command_free(&built);
+    struct command_result result = workshop("run 1 --ranks 2 --die 9 --output_dir x");
+    assert_int_equal(result.exit_code, 128 + 9);
+    const char *expected =
+        "error: a rank was ended by signal 9 (SIGKILL), and with it the others: no memory left";
+    if (strncmp(result.err, expected, strlen(expected)) != 0 || strchr(result.err, '\n')[1])
+        fail_msg("it says: %s", result.err);
+    command_free(&result);
+}
+
 static void tests_of_both_backends(void **state) {
     (void)state;
     struct command_result result = workshop("test");
@@ -347,6 +362,7 @@ int main(void) {
         WORKSHOP_TEST(diff_is_coloured_on_a_terminal),
         WORKSHOP_TEST(runs_are_numbered),
         WORKSHOP_TEST(exit_code_is_the_program_s),
+        WORKSHOP_TEST(killed_ranks_are_told),
         WORKSHOP_TEST(tests_of_both_backends),
         WORKSHOP_TEST(broken_source_is_shown),
         WORKSHOP_TEST(missing_is_told),
