@@ -18,17 +18,23 @@ void gradient_shard_open(struct gradient_shard *shard, struct device *device, st
                                      .dtype = dtype,
                                      .depth = rotation_depth(layout, GRADIENT_ROTATION)};
     size_t size = dtype_size(dtype);
+    shard->adding = stream_open(device, "adding gradients");
     shard->slices = device_alloc(device, GRADIENTS, layout->sliced * size, "gradients, my slices");
     for (int i = 0; i < shard->depth; i++) {
         struct whole_gradient *whole = &shard->rotation[i];
         whole->memory = device_alloc(device, BUFFERS, layout->largest * size, "a unit's whole gradient");
         whole->unit = -1;
+        whole->settled = event_open(device);
     }
 }
 
 void gradient_shard_close(struct gradient_shard *shard) {
-    for (int i = 0; i < shard->depth; i++) device_free(shard->device, shard->rotation[i].memory);
+    for (int i = 0; i < shard->depth; i++) {
+        event_close(shard->rotation[i].settled);
+        device_free(shard->device, shard->rotation[i].memory);
+    }
     device_free(shard->device, shard->slices);
+    stream_close(shard->adding);
 }
 
 void gradient_shard_begin(struct gradient_shard *shard, bool first) {
@@ -43,14 +49,23 @@ static void *reduced(const struct gradient_shard *shard, const struct whole_grad
     return whole->memory + slice.begin * dtype_size(shard->dtype);
 }
 
-/* The buffer is free again: its reduction is complete, and added. */
+/* Queues, on a stream that nothing else waits for, what is to be done when the reduction is complete. */
+static void add(struct gradient_shard *shard, struct whole_gradient *whole) {
+    comm_wait(shard->comm, shard->adding, whole->reducing);
+    if (whole->adds)
+        add_elements(shard->adding, shard->dtype, gradient_shard_slice(shard, whole->unit),
+                     reduced(shard, whole), shard->layout->units[whole->unit].slice);
+    event_record(whole->settled, shard->adding);
+    whole->added = true;
+}
+
+/* The buffer is free again, for work queued from now on: its gradient is reduced and added. */
 static void settle(struct gradient_shard *shard, struct whole_gradient *whole) {
     if (whole->unit < 0) return;
-    comm_wait(shard->comm, shard->stream, whole->reducing);
-    if (whole->adds)
-        add_elements(shard->stream, shard->dtype, gradient_shard_slice(shard, whole->unit),
-                     reduced(shard, whole), shard->layout->units[whole->unit].slice);
+    if (!whole->added) add(shard, whole);
+    stream_wait_event(shard->stream, whole->settled);
     whole->unit = -1;
+    whole->added = false;
 }
 
 void *gradient_shard_whole(struct gradient_shard *shard, int unit) {
@@ -71,6 +86,7 @@ void gradient_shard_reduce(struct gradient_shard *shard, int unit) {
     struct whole_gradient *whole = &shard->rotation[shard->turn];
     whole->reducing = reduce_scatter_start(shard->collectives, shard->stream, reduced(shard, whole),
                                            whole->memory, shard->layout->units[unit].slice, shard->dtype);
+    if (comm_wait_is_queued(shard->comm)) add(shard, whole); /* else it would wait here for the reduction */
     comm_progress(shard->comm);
 }
 

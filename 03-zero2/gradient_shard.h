@@ -9,8 +9,8 @@
  *     my slices                                                  u + 1 += A's                 u += B's
  *
  * With two buffers, a unit's reduction hides behind the next unit's backward; it must be complete only when
- * its buffer's turn comes again. Unlike stages 01 and 02, gradients are reduced in every micro-batch: a whole
- * one could not be kept until the last.
+ * its buffer's turn comes again. Sums are added on a stream of their own, so that this hides, too. Unlike
+ * stages 01 and 02, gradients are reduced in every micro-batch: a whole one could not be kept until the last.
  */
 #ifndef ZERO2_GRADIENT_SHARD_H
 #define ZERO2_GRADIENT_SHARD_H
@@ -24,14 +24,17 @@ enum { GRADIENT_ROTATION = 2 };
 /* A unit's gradient, whole, and on its way to its owners. */
 struct whole_gradient {
     char *memory; /* [layout->largest] */
-    int unit;     /* whose reduction is under way; −1: nobody's */
+    int unit;     /* whose it is, until it is settled; −1: nobody's */
     bool adds;    /* its sum is to be added to my slice; else it replaces it */
     struct comm_request reducing;
+    bool added;            /* the addition is queued, behind the reduction, */
+    struct event *settled; /* and this is its end */
 };
 
 struct gradient_shard {
     struct device *device;
-    struct stream *stream; /* where gradients are computed and added */
+    struct stream *stream; /* where gradients are computed, */
+    struct stream *adding; /* and where they are added */
     struct comm *comm;
     const struct layout *layout;
     const struct collectives *collectives;

@@ -286,6 +286,10 @@ void comm_wait(struct comm *comm, struct stream *stream, struct comm_request req
     exposed_end();
 }
 
+bool comm_wait_is_queued(const struct comm *comm) {
+    return comm->family->carrier->queues;
+}
+
 void comm_progress(struct comm *comm) {
     struct family *family = comm->family;
     if (!oldest(family)) return;

@@ -112,6 +112,8 @@ struct comm_request comm_broadcast_start(struct comm *comm, struct stream *strea
 
 /* Collectives that were started before this one complete too. */
 void comm_wait(struct comm *comm, struct stream *stream, struct comm_request request);
+/* True where waiting only queues work on the stream and the host goes on (NCCL); false where the host waits. */
+bool comm_wait_is_queued(const struct comm *comm);
 /* Moves started collectives on, where the backend needs the caller for that; call between blocks. */
 void comm_progress(struct comm *comm);
 
