@@ -2,9 +2,11 @@
 
 #include <math.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "common/base/error.h"
 
@@ -88,4 +90,11 @@ double cgroup_memory_limit(const char *root) {
 
 double cgroup_cpu_limit(const char *root) {
     return lowest_limit(root, "cpu", cpu_of);
+}
+
+size_t memory_share(int ranks) {
+    long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
+    double node = pages > 0 && page > 0 ? (double)pages * (double)page : HUGE_VAL;
+    double share = fmin(node, cgroup_memory_limit("")) / ranks;
+    return share < (double)SIZE_MAX / 2 ? (size_t)share : 0;
 }

@@ -9,6 +9,12 @@
 #ifndef COMMON_DEVICE_CGROUP_H
 #define COMMON_DEVICE_CGROUP_H
 
+#include <stddef.h>
+
+/* Bytes that each of this node's `ranks` may use if all use the same: of what the node, or the group, has; 0
+ * where that is not known. */
+size_t memory_share(int ranks);
+
 /* Bytes of memory; HUGE_VAL where nothing limits it. */
 double cgroup_memory_limit(const char *root);
 /* Processors' worth of time (quota / period, 1.5 is one and a half); HUGE_VAL where nothing limits it. */

@@ -1,10 +1,8 @@
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/utsname.h>
-#include <unistd.h>
 
 #include "common/base/error.h"
 #include "common/device/cgroup.h"
@@ -31,14 +29,6 @@ static char *processor_name(void) {
     if (file) fclose(file);
     struct utsname system;
     return xformat("%s processor", uname(&system) == 0 ? system.machine : "unknown");
-}
-
-/* This rank's part of what the node, or the job's control group, has of memory. */
-static size_t memory_share(int ranks) {
-    long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
-    double node = pages > 0 && page > 0 ? (double)pages * (double)page : HUGE_VAL;
-    double share = fmin(node, cgroup_memory_limit("")) / ranks;
-    return share < (double)SIZE_MAX / 2 ? (size_t)share : 0;
 }
 
 void immediate_open(struct device *device) {

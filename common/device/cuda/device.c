@@ -8,8 +8,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "common/device/backend.h"
+#include "common/device/cgroup.h"
 #include "common/device/cores.h"
 #include "common/device/cuda/cuda.h"
 #include "common/device/cuda/peak.h"
@@ -150,7 +152,7 @@ struct device *device_open(const struct device_options *options) {
     CUDA_CHECK(cuda_probe_kernels(), device->properties.name);
     blocks_open(&device->memory, "device",
                 options->memory_limit ? options->memory_limit : device->properties.totalGlobalMem);
-    blocks_open(&device->host, "host", 0);
+    blocks_open(&device->host, "host", memory_share(options->node_size));
     return device;
 }
 
@@ -241,17 +243,37 @@ void device_free(struct device *device, void *pointer) {
     CUDA_CHECK(cudaFree(pointer), "freeing device memory");
 }
 
-void *host_alloc(struct device *device, enum heading heading, size_t bytes, bool pinned, const char *what) {
+enum { HUGE_PAGE = 2 << 20 };
+
+/* As on the CPU backend: large blocks on huge pages, which the host's AdamW reads and writes with fewer
+ * misses of the translation buffer. NULL where there is no memory for it. */
+static void *get_pageable(size_t bytes) {
+    bool large = bytes >= 2 * HUGE_PAGE;
+    void *pointer;
+    if (posix_memalign(&pointer, large ? HUGE_PAGE : DEVICE_ALIGNMENT, bytes ? bytes : 1) != 0) return NULL;
+    if (large) (void)madvise(pointer, bytes - bytes % HUGE_PAGE, MADV_HUGEPAGE); /* for speed only */
+    return pointer;
+}
+
+/* NULL where the system does not lock so much. */
+static void *get_pinned(size_t bytes, const char *what) {
     void *pointer = NULL;
-    blocks_check(&device->host, heading, bytes, what);
-    if (!pinned) {
-        if (posix_memalign(&pointer, DEVICE_ALIGNMENT, bytes ? bytes : 1) != 0)
-            blocks_full(&device->host, heading, bytes, what);
-    } else {
-        cudaError_t code = cudaHostAlloc(&pointer, bytes ? bytes : 1, cudaHostAllocDefault);
-        if (code == cudaErrorMemoryAllocation) blocks_full(&device->host, heading, bytes, what);
-        CUDA_CHECK(code, what);
+    cudaError_t code = cudaHostAlloc(&pointer, bytes ? bytes : 1, cudaHostAllocDefault);
+    if (code == cudaErrorMemoryAllocation) {
+        (void)cudaGetLastError();
+        return NULL;
     }
+    CUDA_CHECK(code, what);
+    return pointer;
+}
+
+void *host_alloc(struct device *device, enum heading heading, size_t bytes, bool pinned, const char *what) {
+    blocks_check(&device->host, heading, bytes, what);
+    void *pointer = pinned ? get_pinned(bytes, what) : get_pageable(bytes);
+    if (!pointer && pinned)
+        blocks_full(&device->host, heading, bytes,
+                    xformat("%s, page-locked (ordinary memory may be there: --pin_memory false)", what));
+    if (!pointer) blocks_full(&device->host, heading, bytes, what);
     blocks_add(&device->host, pointer, heading, bytes);
     return pointer;
 }
