@@ -8,7 +8,6 @@
 
 #include "common/base/file.h"
 #include "common/base/json.h"
-#include "common/device/device.h"
 #include "common/device/phases.h"
 #include "tests/support/check.h"
 #include "tests/support/command.h"
@@ -27,10 +26,9 @@ static struct command_result bench(const char *arguments) {
 }
 
 static struct command_result bench_runs(const char *stages, const char *more) {
-    const char *share = device_count() < 2 ? "--share_device" : "";
     char *arguments = xformat("%s --programs " BUILD_DIR " --launcher 'mpirun --oversubscribe --bind-to none "
                               "-n @' %s " SMALL " %s",
-                              stages, more, share);
+                              stages, more, command_sharing(2));
     struct command_result result = bench(arguments);
     free(arguments);
     return result;

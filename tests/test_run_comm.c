@@ -429,14 +429,17 @@ static void test_ranks_that_differ(void **state) {
     check_line(&r, "error: rank 0: rank 1 sent more bytes than expected in all_reduce number 3;");
 }
 
-/* Here mpirun speaks: it knows first, and ends the others. */
+/* A rank that is killed says nothing. Here mpirun speaks, in its own lines: it knows first, and ends the
+ * others (./workshop run silences it, and says in one line of its own what happened). With NCCL a rank that
+ * is left may see its connections break at the same moment, and say so before it is ended. */
 static void test_killed_rank(void **state) {
     const char *mode = mode_of(state);
     int size = enough(mode, 3) ? 3 : 2;
     skip_unless(mode, size);
+    bool nccl = strcmp(mode, "rank") == 0 && strcmp(device_backend(), "cuda") == 0;
     struct command_result r = run_lost(mode, "kill", size, size - 1);
-    assert_int_equal(lines_with(r.err, "error:"), 0);
-    assert_int_equal(lines_with(r.err, size == 3 ? "rank 2" : "rank 1"), 1);
+    assert_true(lines_with(r.err, "error:") <= (nccl ? 1 : 0));
+    assert_true(lines_with(r.err, size == 3 ? "process rank 2" : "process rank 1") == 1);
     assert_true(r.seconds < 8 + patience());
     command_free(&r);
     r = run_lost(mode, "exit", size, 1);

@@ -35,8 +35,9 @@ static char *train_command(int ranks, const char *output_dir, const char *settin
                    "--validation_file %1$s/dev.json --append_eos false --learning_rate 1e-3 "
                    "--per_device_train_batch_size 1 --gradient_accumulation_steps %2$d --num_train_epochs 2 "
                    "--max_seq_length 96 --threads 1 --save_strategy steps --save_steps 1 "
-                   "--memory_sample_interval 0 --output_dir %3$s %4$s",
-                   SOURCE_DIR "/tests/fixtures/trainer-short", 6 / (ranks ? ranks : 1), output_dir, settings);
+                   "--memory_sample_interval 0 --fp16 false --output_dir %3$s %4$s %5$s",
+                   SOURCE_DIR "/tests/fixtures/trainer-short", 6 / (ranks ? ranks : 1), output_dir,
+                   command_sharing(ranks), settings);
 }
 
 /* Runs to the end; `ranks` 0: without mpirun. The caller frees the result. */

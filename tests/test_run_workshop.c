@@ -250,7 +250,7 @@ static void exit_code_is_the_program_s(void **state) {
 /* Nobody but ./workshop can say that a rank was killed: in one line, as mpirun keeps quiet. */
 static void killed_ranks_are_told(void **state) {
     (void)state;
-    struct command_result built = workshop("build");
+    struct command_result built = workshop("run 1 --output_dir x");
     check_succeeds(built);
     command_free(&built);
     struct command_result result = workshop("run 1 --ranks 2 --die 9 --output_dir x");

@@ -13,6 +13,11 @@
 #include <unistd.h>
 
 #include "common/base/error.h"
+#include "common/device/device.h"
+
+const char *command_sharing(int ranks) {
+    return ranks > device_count() ? "--share_device" : "";
+}
 
 /* One of the command's two streams. */
 struct caught {

@@ -22,6 +22,10 @@ struct command_result {
 /* Starts N ranks on this machine, whatever its number of cores; takes one int argument. */
 #define COMMAND_MPIRUN "mpirun --oversubscribe --bind-to none -n %d "
 
+/* "--share_device" where N ranks have fewer GPUs than that, which they then share (the same numbers, more
+ * slowly); else "". */
+const char *command_sharing(int ranks);
+
 /* Runs `sh -c` with the formatted command and standard input from /dev/null. Open MPI is told that root may
  * start it. After the time limit the command gets SIGTERM, three seconds later its whole process group
  * SIGKILL. The caller frees the result. */

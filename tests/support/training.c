@@ -9,7 +9,6 @@
 
 #include "common/base/file.h"
 #include "common/base/json.h"
-#include "common/device/device.h"
 #include "tests/support/check.h"
 #include "tests/support/command.h"
 
@@ -37,10 +36,8 @@ struct training training_run(const char *stage, int ranks, const char *settings,
     if (!mkdtemp(folder)) fail_msg("no temporary folder");
     char mpirun[128] = "";
     if (ranks > 1) snprintf(mpirun, sizeof mpirun, COMMAND_MPIRUN, ranks);
-    /* With fewer GPUs than ranks, ranks share them: the same numbers. */
-    const char *share = ranks > device_count() ? "--share_device" : "";
     struct command_result result = command_run(300, "%s%s/%s/train --output_dir %s/run %s %s", mpirun,
-                                               BUILD_DIR, stage, folder, text, share);
+                                               BUILD_DIR, stage, folder, text, command_sharing(ranks));
     if (result.exit_code != 0 || result.timed_out)
         fail_msg("%s on %d ranks, %s: exit code %d%s: %s", stage, ranks, text, result.exit_code,
                  result.timed_out ? " after the time limit" : "", result.err);
