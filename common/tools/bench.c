@@ -159,7 +159,8 @@ static void read_settings(struct bench_run *run) {
 /* accumulation 0: as set. Text of whole updates, so that all have the same size. */
 static struct bench_run plan_run(const struct options *options, const char *stage, int ranks,
                                  int accumulation) {
-    struct bench_run run = {.stage = stage, .ranks = ranks, .arguments = default_settings()};
+    struct bench_run run = {
+        .stage = stage, .ranks = ranks, .arguments = default_settings(), .given = options->settings};
     json_array_extend(run.arguments, options->settings);
     if (accumulation) add_setting(run.arguments, "gradient_accumulation_steps", xformat("%d", accumulation));
     read_settings(&run);

@@ -26,7 +26,8 @@ struct bench_run {
     const char *stage; /* "01-baseline" */
     int ranks;
     json_t *arguments;        /* ["--max_steps", "23", …]: settings, without output_dir */
-    struct settings settings; /* the same, read */
+    json_t *given;            /* those of them that the user gave */
+    struct settings settings; /* all, read */
 };
 
 /* How stage programs are started. */
@@ -48,6 +49,7 @@ bool bench_measure(struct bench_machine *machine, enum dtype dtype);
 
 /* Makes the run. Its row, a new reference; NULL with `error` set where the program fails:
  *   model, precision, settings      as its run event has them
+ *   given                           the words that the user added to the defaults
  *   accumulation, micro_batch       gradient_accumulation_steps and per_device_train_batch_size
  *   examples_per_second             {median, lower_quartile, upper_quartile}, of all ranks together
  *   tokens_per_second               likewise, padding not counted

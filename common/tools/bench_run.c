@@ -170,6 +170,7 @@ static json_t *row_of(const struct bench_run *run, const json_t *events,
     json_object_set_new(row, "stage", json_string(run->stage));
     json_object_set_new(row, "ranks", json_integer(run->ranks));
     json_object_set(row, "arguments", run->arguments);
+    json_object_set(row, "given", run->given);
     json_object_set_new(row, "accumulation", json_integer(accumulation));
     json_object_set_new(row, "micro_batch", json_integer(micro_batch));
     json_object_set(row, "model", json_object_get(ran, "model"));

@@ -86,6 +86,16 @@ static void print_memory(const json_t *row) {
     printf("%12.1f%12.1f\n", peak_mib(row, "device_memory", "total"), peak_mib(row, "host_memory", "total"));
 }
 
+/* The user's own settings. */
+static void print_given(const json_t *words) {
+    size_t index;
+    json_t *word;
+    if (!json_array_size(words)) return;
+    printf("with");
+    json_array_foreach((json_t *)(size_t)words, index, word) printf(" %s", json_string_value(word));
+    printf("\n");
+}
+
 /* What all rows have in common, as the first of them has it. */
 static void print_header(const json_t *row, const struct bench_machine *machine) {
     const json_t *settings = json_object_get(row, "settings");
@@ -95,6 +105,7 @@ static void print_header(const json_t *row, const struct bench_machine *machine)
            json_string_value(json_object_get(row, "precision")), machine->device,
            bench_number(row, "micro_batch"), bench_number(settings, "max_seq_length"),
            padded ? ", padding computed" : " at most, without padding");
+    print_given(json_object_get(row, "given"));
     printf("peak: %.4g TFLOP/s, measured with products of %d x %d matrices\n", 1e-12 * machine->peak_flops,
            machine->matrix, machine->matrix);
 }
