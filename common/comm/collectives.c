@@ -5,7 +5,12 @@ static int flat_slice_of(const void *self, int rank) {
     return rank;
 }
 
-static struct comm_request flat_reduce_scatter(void *self, struct stream *stream, void *out, const void *in,
+static struct comm_request flat_all_reduce(void *self, struct stream *stream, void *buffer, size_t count,
+                                           enum dtype dtype) {
+    return comm_all_reduce_start(self, stream, buffer, count * (size_t)comm_size(self), dtype);
+}
+
+static struct comm_request flat_reduce_scatter(void *self, struct stream *stream, void *out, void *in,
                                                size_t count, enum dtype dtype) {
     return comm_reduce_scatter_start(self, stream, out, in, count, dtype);
 }
@@ -20,6 +25,7 @@ struct collectives collectives_flat(struct comm *comm) {
                                 .slices = comm_size(comm),
                                 .slice = comm_rank(comm),
                                 .slice_of = flat_slice_of,
+                                .all_reduce_start = flat_all_reduce,
                                 .reduce_scatter_start = flat_reduce_scatter,
                                 .all_gather_start = flat_all_gather};
 }

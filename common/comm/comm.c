@@ -27,6 +27,17 @@ static void number_nodes(int *nodes, int size) {
     free(seen);
 }
 
+/* Who is on this rank's node. */
+static void find_neighbours(struct comm *comm) {
+    number_nodes(comm->nodes, comm->size);
+    comm->node_rank = comm->node_size = 0;
+    for (int r = 0; r < comm->size; r++) {
+        if (comm->nodes[r] != comm->nodes[comm->rank]) continue;
+        comm->node_rank += r < comm->rank;
+        comm->node_size++;
+    }
+}
+
 struct comm *comm_new(const struct comm *parent, int rank, int size, int *nodes, int *world_ranks,
                       double timeout) {
     struct comm *comm = xmalloc(sizeof *comm);
@@ -35,16 +46,26 @@ struct comm *comm_new(const struct comm *parent, int rank, int size, int *nodes,
                           .size = size,
                           .nodes = nodes,
                           .world_ranks = world_ranks,
-                          .timeout = timeout,
-                          .counting = true};
-    comm->family->members++;
-    number_nodes(nodes, size);
-    for (int r = 0; r < size; r++) {
-        if (nodes[r] != nodes[rank]) continue;
-        comm->node_rank += r < rank;
-        comm->node_size++;
+                          .timeout = timeout};
+    if (!parent) {
+        comm->family->root = comm;
+        comm->family->counting = true;
     }
+    comm->family->members++;
+    find_neighbours(comm);
     return comm;
+}
+
+void comm_set_nodes(struct comm *comm, const int *nodes) {
+    memcpy(comm->nodes, nodes, (size_t)comm->size * sizeof *nodes);
+    find_neighbours(comm);
+}
+
+void comm_slow_links(struct comm *comm, double bytes_per_second) {
+    if (bytes_per_second > 0 && comm->size > 1 && comm->family->carrier->queues)
+        fail("a slow network can be imitated where MPI sends (the CPU backend, or ranks that share a GPU), "
+             "not with NCCL");
+    comm->family->link_rate = bytes_per_second / comm->node_size;
 }
 
 static void attach(struct comm *comm) {
@@ -145,25 +166,37 @@ static size_t sent_to(const struct operation *operation, int peer) {
     }
 }
 
+static void add_bytes(struct comm_bytes *sum, const struct comm_bytes *bytes) {
+    sum->calls += bytes->calls;
+    sum->bytes += bytes->bytes;
+    sum->inside_bytes += bytes->inside_bytes;
+    sum->across_bytes += bytes->across_bytes;
+}
+
 static void count_bytes(const struct operation *operation) {
     struct comm *comm = operation->comm;
-    if (!comm->counting) return;
-    struct comm_bytes *bytes = &comm->bytes[operation->collective];
-    bytes->calls++;
+    if (!comm->family->counting) return;
+    struct comm_bytes sent = {.calls = 1};
     for (int peer = 0; peer < comm->size; peer++) {
         if (peer == comm->rank) continue;
-        double sent = (double)sent_to(operation, peer) * (double)dtype_size(operation->dtype);
-        bytes->bytes += sent;
-        *(comm_same_node(comm, peer) ? &bytes->inside_bytes : &bytes->across_bytes) += sent;
+        double bytes = (double)sent_to(operation, peer) * (double)dtype_size(operation->dtype);
+        sent.bytes += bytes;
+        *(comm_same_node(comm, peer) ? &sent.inside_bytes : &sent.across_bytes) += bytes;
     }
+    add_bytes(&comm->bytes[operation->counted_as], &sent);
+    add_bytes(&comm->family->bytes[operation->counted_as], &sent);
 }
 
 void comm_bytes_sent(const struct comm *comm, struct comm_bytes *bytes) {
     memcpy(bytes, comm->bytes, sizeof comm->bytes);
 }
 
+void comm_bytes_sent_family(const struct comm *comm, struct comm_bytes *bytes) {
+    memcpy(bytes, comm->family->bytes, sizeof comm->family->bytes);
+}
+
 void comm_count_bytes(struct comm *comm, bool count) {
-    comm->counting = count;
+    comm->family->counting = count;
 }
 
 /* ---- collectives in flight ---- */
@@ -191,8 +224,20 @@ static void free_offsets(struct operation *operation) {
     free(operation->recv_offsets);
 }
 
+bool operation_advance(struct operation *operation) {
+    struct operation *next = operation->next;
+    if (!next) return false;
+    next->ticket = operation->ticket;
+    next->staging = operation->staging;
+    next->state = operation->state;
+    *operation = *next;
+    free(next);
+    return true;
+}
+
 static void finish(struct operation *operation) {
     operation->comm->family->carrier->finish(operation);
+    for (bool left = true; left;) left = operation_advance(operation); /* by a carrier that sends nothing */
     free_offsets(operation);
     *operation = (struct operation){0};
 }
@@ -238,23 +283,31 @@ static void copy_own(struct stream *stream, const struct operation *operation) {
     if (in != out && count) copy_on_device(stream, out, in, count * element);
 }
 
-/* Puts it in a place, where it stays until it is finished. */
+/* Puts it in a place, where it stays until it is finished. The steps of a chain share a staging. */
 static void start_in_place(struct stream *stream, struct operation operation) {
     struct family *family = operation.comm->family;
     int place = free_place(family);
-    grow_staging(family, &family->staging[place],
-                 comm_staging_bytes(operation.comm, operation.collective, operation.count, operation.dtype));
+    for (const struct operation *step = &operation; step; step = step->next)
+        grow_staging(family, &family->staging[place],
+                     comm_staging_bytes(step->comm, step->collective, step->count, step->dtype));
     copy_own(stream, &operation);
     operation.staging = &family->staging[place];
     family->operations[place] = operation;
     family->carrier->start(&family->operations[place], stream);
 }
 
+/* Its number, and its bytes: those of later steps of a chain, too, are due when the first one starts, so that
+ * they are the same on all ranks. */
+static void announce(struct operation *operation) {
+    operation->number = ++operation->comm->number;
+    count_bytes(operation);
+    if (operation->next) announce(operation->next);
+}
+
 static struct comm_request start(struct stream *stream, struct operation operation) {
     struct comm *comm = operation.comm;
     struct family *family = comm->family;
-    operation.number = ++comm->number;
-    count_bytes(&operation);
+    announce(&operation);
     if (comm->size == 1) {
         copy_own(stream, &operation);
         free_offsets(&operation);
@@ -304,6 +357,7 @@ void comm_close(struct comm *comm) {
     for (struct operation *operation; (operation = oldest(family));) finish(operation);
     if (family->carrier->close) family->carrier->close(comm);
     backend_close(comm);
+    if (family->root == comm) family->root = NULL;
     if (--family->members == 0) {
         for (int i = 0; i < IN_FLIGHT; i++) device_free(family->device, family->staging[i].memory);
         free(family);
@@ -319,6 +373,7 @@ struct comm_request comm_all_reduce_start(struct comm *comm, struct stream *stre
                                           size_t count, enum dtype dtype) {
     return start(stream, (struct operation){.comm = comm,
                                             .collective = ALL_REDUCE,
+                                            .counted_as = ALL_REDUCE,
                                             .dtype = dtype,
                                             .in = buffer,
                                             .out = buffer,
@@ -329,6 +384,7 @@ struct comm_request comm_reduce_scatter_start(struct comm *comm, struct stream *
                                               const void *in, size_t count, enum dtype dtype) {
     return start(stream, (struct operation){.comm = comm,
                                             .collective = REDUCE_SCATTER,
+                                            .counted_as = REDUCE_SCATTER,
                                             .dtype = dtype,
                                             .in = in,
                                             .out = out,
@@ -337,10 +393,13 @@ struct comm_request comm_reduce_scatter_start(struct comm *comm, struct stream *
 
 struct comm_request comm_all_gather_start(struct comm *comm, struct stream *stream, void *out, const void *in,
                                           size_t count, enum dtype dtype) {
-    return start(
-        stream,
-        (struct operation){
-            .comm = comm, .collective = ALL_GATHER, .dtype = dtype, .in = in, .out = out, .count = count});
+    return start(stream, (struct operation){.comm = comm,
+                                            .collective = ALL_GATHER,
+                                            .counted_as = ALL_GATHER,
+                                            .dtype = dtype,
+                                            .in = in,
+                                            .out = out,
+                                            .count = count});
 }
 
 /* Elements before each rank's, and all of them at the end. */
@@ -359,6 +418,7 @@ struct comm_request comm_all_to_all_start(struct comm *comm, struct stream *stre
              comm->rank, send_counts[comm->rank], recv_counts[comm->rank]);
     return start(stream, (struct operation){.comm = comm,
                                             .collective = ALL_TO_ALL,
+                                            .counted_as = ALL_TO_ALL,
                                             .dtype = dtype,
                                             .in = in,
                                             .out = out,
@@ -370,12 +430,62 @@ struct comm_request comm_broadcast_start(struct comm *comm, struct stream *strea
                                          enum dtype dtype, int root) {
     return start(stream, (struct operation){.comm = comm,
                                             .collective = BROADCAST,
+                                            .counted_as = BROADCAST,
                                             .dtype = dtype,
                                             .in = buffer,
                                             .out = buffer,
                                             .count = count,
                                             .root = root});
 }
+
+/* ---- chains ---- */
+
+static struct operation step_operation(const struct comm_step *step, enum collective as, enum dtype dtype) {
+    return (struct operation){.comm = step->comm,
+                              .collective = step->collective,
+                              .counted_as = as,
+                              .dtype = dtype,
+                              .in = step->in,
+                              .out = step->out,
+                              .count = step->count};
+}
+
+static void check_step(const struct comm_step *step, bool first, enum dtype dtype) {
+    size_t before = (size_t)step->comm->rank * step->count * dtype_size(dtype);
+    bool known = step->collective == ALL_REDUCE
+                     ? step->in == step->out
+                     : step->collective == REDUCE_SCATTER || step->collective == ALL_GATHER;
+    bool copies =
+        !first && step->collective == ALL_GATHER && (const char *)step->in != (char *)step->out + before;
+    if (!known || copies || step->comm->size < 2)
+        fail("a chain cannot have this %s: a mistake in this program", collective_name(step->collective));
+}
+
+struct comm_request comm_chain_start(struct stream *stream, enum collective as, const struct comm_step *steps,
+                                     int count, enum dtype dtype) {
+    const struct carrier *carrier = steps[0].comm->family->carrier;
+    struct operation *next = NULL;
+    struct comm_request request = {0};
+    for (int i = count; i-- > 0;) check_step(&steps[i], i == 0, dtype);
+    if (carrier->chains) {
+        for (int i = count; i-- > 1;) {
+            struct operation *step = xmalloc(sizeof *step);
+            *step = step_operation(&steps[i], as, dtype);
+            step->next = next;
+            next = step;
+        }
+        struct operation first = step_operation(&steps[0], as, dtype);
+        first.next = next;
+        return start(stream, first);
+    }
+    for (int i = 0; i < count; i++) {
+        if (!carrier->queues) comm_wait(steps[i].comm, stream, request);
+        request = start(stream, step_operation(&steps[i], as, dtype));
+    }
+    return request;
+}
+
+/* ---- started and waited for ---- */
 
 void comm_all_reduce(struct comm *comm, struct stream *stream, void *buffer, size_t count, enum dtype dtype) {
     comm_wait(comm, stream, comm_all_reduce_start(comm, stream, buffer, count, dtype));

@@ -63,6 +63,15 @@ void comm_close(struct comm *comm);
 struct comm *comm_split(struct comm *comm, const int *colours);
 /* From now on, as comm_options.timeout. */
 void comm_set_timeout(struct comm *comm, double seconds);
+/* From now on nodes [size] say which ranks share a node, wherever they run (equal numbers, any; the same
+ * array on all ranks): several nodes on one machine, for learning and tests. Call it after device_open(),
+ * which has to know how many ranks share the machine, and before comm_split(). */
+void comm_set_nodes(struct comm *comm, const int *nodes);
+/* A slow network between nodes, for learning and tests: from now on what ranks of this family send to other
+ * nodes leaves each node at this many bytes per second at most, in both directions at once; each of the
+ * node's ranks has the same share of that. Ends the job where NCCL sends, which nobody can hold back; does
+ * nothing on the dry backend. 0: as fast as it goes. Call it with the world. */
+void comm_slow_links(struct comm *comm, double bytes_per_second);
 
 int comm_rank(const struct comm *comm);
 int comm_size(const struct comm *comm);
@@ -110,9 +119,33 @@ struct comm_request comm_all_to_all_start(struct comm *comm, struct stream *stre
 struct comm_request comm_broadcast_start(struct comm *comm, struct stream *stream, void *buffer, size_t count,
                                          enum dtype dtype, int root);
 
+/* ---- chains: collectives of a family's communicators, one behind the other ---- */
+
+enum { CHAIN_STEPS = 3 };
+
+/* A collective, with what its start takes. */
+struct comm_step {
+    struct comm *comm;          /* of two ranks or more */
+    enum collective collective; /* reduce-scatter, all-gather; all-reduce, whose in is its out */
+    void *out;
+    const void *in;
+    size_t count;
+};
+
+/* Starts steps[0], and each of the others (`count` in all, CHAIN_STEPS at most) when the one before it is
+ * complete, of whose result it may make use; in an all-gather that is not the first `in` must be its slice of
+ * `out`. For wait(), and where the number in flight is limited, they are one collective; its bytes are
+ * counted as `as`, with each step's communicator. The host waits for all but the last where ranks share a
+ * device. */
+struct comm_request comm_chain_start(struct stream *stream, enum collective as, const struct comm_step *steps,
+                                     int count, enum dtype dtype);
+
+/* ---- waiting ---- */
+
 /* Collectives that were started before this one complete too. */
 void comm_wait(struct comm *comm, struct stream *stream, struct comm_request request);
-/* True where waiting only queues work on the stream and the host goes on (NCCL); false where the host waits. */
+/* True where waiting only queues work on the stream and the host goes on (NCCL); false where the host waits.
+ */
 bool comm_wait_is_queued(const struct comm *comm);
 /* Moves started collectives on, where the backend needs the caller for that; call between blocks. */
 void comm_progress(struct comm *comm);
@@ -157,7 +190,9 @@ struct comm_bytes {
 };
 /* Sum over the collectives since opening; `bytes` [COLLECTIVES]. */
 void comm_bytes_sent(const struct comm *comm, struct comm_bytes *bytes);
-/* Stops or goes on counting: evaluation and saving are kept apart from training. */
+/* The same over all communicators of the family: the world and all that were ever split from it. */
+void comm_bytes_sent_family(const struct comm *comm, struct comm_bytes *bytes);
+/* Stops or goes on counting in all of the family: evaluation and saving are kept apart from training. */
 void comm_count_bytes(struct comm *comm, bool count);
 
 #endif

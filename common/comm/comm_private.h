@@ -24,6 +24,7 @@ enum { IN_FLIGHT = 2 };
 struct operation {
     struct comm *comm;
     enum collective collective;
+    enum collective counted_as; /* the same, but for steps of a chain */
     enum dtype dtype;
     const char *in; /* device memory, as out */
     char *out;      /* in place: the same as in */
@@ -35,7 +36,8 @@ struct operation {
     long long number;     /* of this collective in its communicator, from 1 */
     long long ticket;     /* in its family, from 1; 0: this place is free */
     struct staging *staging;
-    void *state; /* the carrier's */
+    void *state;            /* the carrier's */
+    struct operation *next; /* the chain's next step, which takes this one's place when it is complete */
 };
 
 /* Memory that pieces to be summed arrive in; kept, and grown with need. */
@@ -50,6 +52,7 @@ struct family;
 struct carrier {
     bool queues; /* start() only queues, on the device: there is no limit to what is in flight, no staging */
     bool stages; /* pieces to be summed arrive in device memory, which comm.c books */
+    bool chains; /* goes through a chain's steps, by operation_advance(); else comm.c waits for each */
     /* `comm` has a device from now on; called by all its ranks. NULL: nothing to do. */
     void (*attach)(struct comm *comm);
     void (*start)(struct operation *operation, struct stream *stream);
@@ -72,7 +75,12 @@ struct family {
     struct operation operations[IN_FLIGHT];
     struct staging staging[IN_FLIGHT];
     long long tickets;
-    int members; /* open communicators */
+    int members;       /* open communicators */
+    struct comm *root; /* the world, while it is open */
+    struct comm_bytes bytes[COLLECTIVES];
+    bool counting;
+    double link_rate; /* bytes per second that a rank may send to other nodes; 0: no limit */
+    double link_free; /* time at which what it sent so far has left, in seconds */
 };
 
 struct comm {
@@ -84,7 +92,6 @@ struct comm {
     double timeout;
     long long number; /* of its last collective */
     struct comm_bytes bytes[COLLECTIVES];
-    bool counting;
     void *state;   /* the backend's */
     void *carried; /* the carrier's */
 };
@@ -93,6 +100,10 @@ struct comm {
  * arrays of [size], from malloc; nodes may hold any number that is the same for ranks of one node. */
 struct comm *comm_new(const struct comm *parent, int rank, int size, int *nodes, int *world_ranks,
                       double timeout);
+
+/* Puts the next step of a chain in the place of the one that is complete: with its ticket, staging and state.
+ * False where there is none. */
+bool operation_advance(struct operation *operation);
 
 /* Elements before rank r's slice when `count` elements are cut into `size` slices whose sizes differ by one
  * at most, the larger ones first; r = size gives count. */

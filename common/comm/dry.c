@@ -17,8 +17,11 @@ static void progress_nothing(struct family *family) {
 }
 
 /* Books what the CPU's carrier does. */
-static const struct carrier dry_carrier = {
-    .stages = true, .start = start_nothing, .finish = finish_nothing, .progress = progress_nothing};
+static const struct carrier dry_carrier = {.stages = true,
+                                           .chains = true,
+                                           .start = start_nothing,
+                                           .finish = finish_nothing,
+                                           .progress = progress_nothing};
 
 struct comm *comm_open_world(const struct comm_options *options) {
     int size = options->dry_size ? options->dry_size : 1;

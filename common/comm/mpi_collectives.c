@@ -108,10 +108,8 @@ static void sum_pieces(const struct operation *operation) {
     free(parts);
 }
 
-void mpi_start(struct operation *operation, struct stream *stream) {
-    (void)stream; /* its work is done when the call that queues it returns */
-    struct course *course = xcalloc(1, sizeof *course);
-    operation->state = course;
+static void begin(struct operation *operation) {
+    struct course *course = operation->state;
     struct exchange *exchange = &course->exchange;
     exchange_open(exchange, operation->comm, collective_name(operation->collective), operation->number,
                   FIRST_PART);
@@ -131,6 +129,12 @@ void mpi_start(struct operation *operation, struct stream *stream) {
     }
 }
 
+void mpi_start(struct operation *operation, struct stream *stream) {
+    (void)stream; /* its work is done when the call that queues it returns */
+    operation->state = xcalloc(1, sizeof(struct course));
+    begin(operation);
+}
+
 /* All messages of the part are done. */
 static void next_part(struct operation *operation, struct course *course) {
     struct exchange *exchange = &course->exchange;
@@ -138,12 +142,17 @@ static void next_part(struct operation *operation, struct course *course) {
     if (part == FIRST_PART &&
         (operation->collective == ALL_REDUCE || operation->collective == REDUCE_SCATTER))
         sum_pieces(operation);
-    course->complete = operation->collective != ALL_REDUCE || part == SECOND_PART;
-    if (course->complete) return;
-    exchange_close(exchange);
-    exchange_open(exchange, operation->comm, collective_name(operation->collective), operation->number,
-                  SECOND_PART);
-    post_slices(operation, exchange, operation->out + slice_start(operation, operation->comm->rank));
+    if (operation->collective == ALL_REDUCE && part == FIRST_PART) {
+        exchange_close(exchange);
+        exchange_open(exchange, operation->comm, collective_name(operation->collective), operation->number,
+                      SECOND_PART);
+        post_slices(operation, exchange, operation->out + slice_start(operation, operation->comm->rank));
+    } else if (operation_advance(operation)) { /* a chain's next step */
+        exchange_close(exchange);
+        begin(operation);
+    } else {
+        course->complete = true;
+    }
 }
 
 static bool move(struct operation *operation) {
@@ -181,4 +190,4 @@ void mpi_finish(struct operation *operation) {
 }
 
 const struct carrier mpi_carrier = {
-    .stages = true, .start = mpi_start, .finish = mpi_finish, .progress = mpi_progress};
+    .stages = true, .chains = true, .start = mpi_start, .finish = mpi_finish, .progress = mpi_progress};

@@ -1,5 +1,6 @@
 #include "common/comm/mpi_private.h"
 
+#include <math.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,6 +11,12 @@
 /* The most that one message carries: below what an int counts, and small enough that a slow network shows
  * progress well within any time-out. */
 #define MESSAGE_BYTES ((size_t)16 << 20)
+
+static double now(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
+}
 
 void exchange_open(struct exchange *exchange, struct comm *comm, const char *what, long long number,
                    enum part part) {
@@ -97,14 +104,42 @@ static _Noreturn void fail_with(const struct exchange *exchange, int peer, int c
          my_rank(exchange), world_rank(exchange, peer), name_of(exchange).text, text);
 }
 
-void exchange_send(struct exchange *exchange, const void *data, size_t bytes, int peer) {
+static void post(struct exchange *exchange, int i, const void *data) {
+    const struct message *message = &exchange->messages[i];
     MPI_Comm handle = ((struct mpi_comm *)exchange->comm->state)->handle;
+    int code = MPI_Isend(data, message->bytes, MPI_BYTE, message->peer, tag(exchange), handle,
+                         &exchange->requests[i]);
+    if (code != MPI_SUCCESS) fail_with(exchange, message->peer, code);
+}
+
+/* Messages to other nodes pass a slow link one after the other, and arrive when the last byte has passed. */
+static void hold(struct exchange *exchange, int i, const void *data) {
+    struct family *family = exchange->comm->family;
+    struct message *message = &exchange->messages[i];
+    double begins = fmax(now(), family->link_free);
+    message->held = data;
+    message->leaves = family->link_free = begins + message->bytes / family->link_rate;
+    exchange->held++;
+}
+
+/* Sends those that have passed their link. */
+static void let_go(struct exchange *exchange) {
+    double time = now();
+    for (int i = 0; i < exchange->count; i++) {
+        struct message *message = &exchange->messages[i];
+        if (!message->held || message->leaves > time) continue;
+        post(exchange, i, message->held);
+        message->held = NULL;
+        exchange->held--;
+    }
+}
+
+void exchange_send(struct exchange *exchange, const void *data, size_t bytes, int peer) {
+    bool slow = exchange->comm->family->link_rate > 0 && !comm_same_node(exchange->comm, peer);
     for (size_t at = 0; at < bytes; at += MESSAGE_BYTES) {
         int part = (int)(bytes - at < MESSAGE_BYTES ? bytes - at : MESSAGE_BYTES);
         int i = new_message(exchange, (struct message){.peer = peer, .bytes = part});
-        int code = MPI_Isend((const char *)data + at, part, MPI_BYTE, peer, tag(exchange), handle,
-                             &exchange->requests[i]);
-        if (code != MPI_SUCCESS) fail_with(exchange, peer, code);
+        (slow ? hold : post)(exchange, i, (const char *)data + at);
     }
 }
 
@@ -129,6 +164,7 @@ static void check_size(const struct exchange *exchange, const struct message *me
 
 bool exchange_test(struct exchange *exchange) {
     if (!exchange->pending) return false;
+    if (exchange->held) let_go(exchange);
     int finished = 0;
     int code =
         MPI_Testsome(exchange->count, exchange->requests, &finished, exchange->finished, exchange->statuses);
@@ -159,12 +195,6 @@ void exchange_wait(struct exchange *exchange) {
 
 /* ---- patience ---- */
 
-static double now(void) {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
-}
-
 static void sleep_seconds(double seconds) {
     struct timespec time = {.tv_sec = (time_t)seconds,
                             .tv_nsec = (long)(1e9 * (seconds - (double)(time_t)seconds))};
@@ -187,34 +217,69 @@ static bool *silent_ranks(const struct exchange *exchange) {
 }
 
 /* "rank 3", "ranks 0, 2 and 5 more": those that are silent, as in the world. */
-static void list_ranks(const struct exchange *exchange, const bool *silent, char *text, size_t size) {
+static void list_ranks(const struct comm *comm, const bool *silent, char *text, size_t size) {
     int count = 0;
-    for (int r = 0; r < exchange->comm->size; r++) count += silent[r];
+    for (int r = 0; r < comm->size; r++) count += silent[r];
     size_t used = (size_t)snprintf(text, size, count > 1 ? "ranks" : "rank");
     int listed = 0;
-    for (int r = 0; r < exchange->comm->size && listed < 8; r++) {
+    for (int r = 0; r < comm->size && listed < 8; r++) {
         if (!silent[r]) continue;
-        used +=
-            (size_t)snprintf(text + used, size - used, "%s %d", listed ? "," : "", world_rank(exchange, r));
+        used += (size_t)snprintf(text + used, size - used, "%s %d", listed ? "," : "", comm->world_ranks[r]);
         listed++;
     }
     if (count > listed) snprintf(text + used, size - used, " and %d more", count - listed);
+}
+
+/* A rank that has not answered here may itself wait for another one elsewhere, where there are several
+ * communicators. So all that give up tell each other, and those that do not are silent in the world: [size of
+ * the world]. */
+static bool *silent_in_world(struct comm *world) {
+    static const char here = 1;
+    size_t size = (size_t)world->size;
+    char *words = xcalloc(size, 1);
+    struct exchange exchange;
+    exchange_open(&exchange, world, "last call", 0, LAST_CALL);
+    for (int r = 0; r < world->size; r++)
+        if (r != world->rank) exchange_receive(&exchange, &words[r], 1, r);
+    for (int r = 0; r < world->size; r++)
+        if (r != world->rank) exchange_send(&exchange, &here, 1, r);
+    for (double begin = now(); exchange.pending && now() - begin < 1;) {
+        exchange_test(&exchange);
+        sleep_seconds(1e-3);
+    }
+    bool *silent = xcalloc(size, sizeof *silent);
+    for (int r = 0; r < world->size; r++) silent[r] = r != world->rank && !words[r];
+    return silent; /* messages may still come: neither exchange nor words are freed, as the job ends here */
+}
+
+static bool any_of(const bool *set, int size) {
+    for (int i = 0; i < size; i++)
+        if (set[i]) return true;
+    return false;
 }
 
 /* Ends the job. Every rank that is not lost comes here at about the same time; the lowest of them speaks, and
  * its fail() ends the others while they hold their tongues. */
 _Noreturn void exchange_give_up(const struct exchange *exchange) {
     const struct comm *comm = exchange->comm;
+    const struct family *family = comm->family;
     bool *silent = silent_ranks(exchange);
+    if (family->members > 1 && family->root) {
+        bool *in_world = silent_in_world(family->root);
+        if (any_of(in_world, family->root->size)) {
+            comm = family->root;
+            silent = in_world;
+        }
+    }
     char names[128];
-    list_ranks(exchange, silent, names, sizeof names);
+    list_ranks(comm, silent, names, sizeof names);
     int speaker = 0;
     while (speaker < comm->size && silent[speaker]) speaker++;
     if (comm->rank != speaker) sleep_seconds(1);
     fail("rank %d: no answer from %s in %s for %g s; see what was printed there, and whether the node is up; "
          "raise "
          "communication_timeout if it is only slow",
-         my_rank(exchange), names, name_of(exchange).text, comm->timeout);
+         my_rank(exchange), names, name_of(exchange).text, exchange->comm->timeout);
 }
 
 void patience_begin(struct patience *patience) {

@@ -39,12 +39,14 @@ void mpi_check(int code, const char *what);
 
 /* Messages between two ranks are matched by what they belong to: the number of the collective and its part.
  */
-enum part { FIRST_PART, SECOND_PART, HOST_PART, ROLL_CALL, PARTS };
+enum part { FIRST_PART, SECOND_PART, HOST_PART, ROLL_CALL, LAST_CALL, PARTS };
 
 struct message {
     int peer;
     int bytes;
     bool receives;
+    const void *held; /* data of one that waits until a slow link is free for it (comm_slow_links()), … */
+    double leaves;    /* … and the time when it has passed it, in seconds */
 };
 
 struct exchange {
@@ -53,6 +55,7 @@ struct exchange {
     long long number;
     enum part part;
     int count, capacity, pending;
+    int held;              /* of those that are pending, not sent yet */
     MPI_Request *requests; /* [capacity] */
     struct message *messages;
     int *finished; /* scratch for MPI_Testsome, as statuses */
