@@ -10,16 +10,27 @@ int rotation_depth(const struct layout *layout, int wanted) {
 void gradient_shard_open(struct gradient_shard *shard, struct device *device, struct stream *stream,
                          struct comm *comm, const struct layout *layout,
                          const struct collectives *collectives, enum dtype dtype) {
+    gradient_shard_open_to(shard, device, stream, comm, layout, collectives, dtype, NULL);
+}
+
+void gradient_shard_open_to(struct gradient_shard *shard, struct device *device, struct stream *stream,
+                            struct comm *comm, const struct layout *layout,
+                            const struct collectives *collectives, enum dtype dtype,
+                            const struct gradient_sink *sink) {
     *shard = (struct gradient_shard){.device = device,
                                      .stream = stream,
                                      .comm = comm,
                                      .layout = layout,
                                      .collectives = collectives,
                                      .dtype = dtype,
-                                     .depth = rotation_depth(layout, GRADIENT_ROTATION)};
+                                     .sink = sink,
+                                     .depth = GRADIENT_ROTATION};
     size_t size = dtype_size(dtype);
     shard->adding = stream_open(device, "adding gradients");
-    shard->slices = device_alloc(device, GRADIENTS, layout->sliced * size, "gradients, my slices");
+    if (!sink) {
+        shard->depth = rotation_depth(layout, GRADIENT_ROTATION);
+        shard->slices = device_alloc(device, GRADIENTS, layout->sliced * size, "gradients, my slices");
+    }
     for (int i = 0; i < shard->depth; i++) {
         struct whole_gradient *whole = &shard->rotation[i];
         whole->memory = device_alloc(device, BUFFERS, layout->largest * size, "a unit's whole gradient");
@@ -41,18 +52,21 @@ void gradient_shard_begin(struct gradient_shard *shard, bool first) {
     shard->accumulate = !first;
 }
 
-/* Where the reduction of a whole gradient puts my slice: where it stays, or, to be added, where it lies in
- * the whole. */
+/* Where the reduction of a whole gradient puts my slice: where it stays, or, to be added or taken, where it
+ * lies in the whole. */
 static void *reduced(const struct gradient_shard *shard, const struct whole_gradient *whole) {
     struct slice slice = layout_slice(&shard->layout->units[whole->unit], shard->collectives->slice);
-    if (!whole->adds) return gradient_shard_slice(shard, whole->unit);
+    if (!whole->adds && !shard->sink) return gradient_shard_slice(shard, whole->unit);
     return whole->memory + slice.begin * dtype_size(shard->dtype);
 }
 
 /* Queues, on a stream that nothing else waits for, what is to be done when the reduction is complete. */
 static void add(struct gradient_shard *shard, struct whole_gradient *whole) {
+    stream_wait_event(shard->adding, whole->settled); /* one rank has nothing to reduce, and to wait for */
     comm_wait(shard->comm, shard->adding, whole->reducing);
-    if (whole->adds)
+    if (shard->sink)
+        shard->sink->take(shard->sink->self, shard->adding, whole->unit, reduced(shard, whole), whole->adds);
+    else if (whole->adds)
         add_elements(shard->adding, shard->dtype, gradient_shard_slice(shard, whole->unit),
                      reduced(shard, whole), shard->layout->units[whole->unit].slice);
     event_record(whole->settled, shard->adding);
@@ -86,6 +100,7 @@ void gradient_shard_reduce(struct gradient_shard *shard, int unit) {
     struct whole_gradient *whole = &shard->rotation[shard->turn];
     whole->reducing = reduce_scatter_start(shard->collectives, shard->stream, reduced(shard, whole),
                                            whole->memory, shard->layout->units[unit].slice, shard->dtype);
+    event_record(whole->settled, shard->stream);             /* so far; again when it is added */
     if (comm_wait_is_queued(shard->comm)) add(shard, whole); /* else it would wait here for the reduction */
     comm_progress(shard->comm);
 }

@@ -31,6 +31,15 @@ struct whole_gradient {
     struct event *settled; /* and this is its end */
 };
 
+/* What takes the sums of my slices away, where they do not stay in device memory. */
+struct gradient_sink {
+    void *self;
+    /* Queues on `stream` what takes `sum` [slice], device memory: the sum over the ranks of my slice of a
+     * unit's gradient, of one micro-batch, to be added to those before it (`adds`) or the update's first. Its
+     * memory is used again once that is done. */
+    void (*take)(void *self, struct stream *stream, int unit, const void *sum, bool adds);
+};
+
 struct gradient_shard {
     struct device *device;
     struct stream *stream; /* where gradients are computed, */
@@ -39,6 +48,7 @@ struct gradient_shard {
     const struct layout *layout;
     const struct collectives *collectives;
     enum dtype dtype;
+    const struct gradient_sink *sink; /* NULL: they stay here: */
     char *slices; /* [layout->sliced] the sums of my slices, over the ranks and the update's micro-batches */
     bool accumulate; /* this micro-batch adds to them */
     struct whole_gradient rotation[GRADIENT_ROTATION];
@@ -55,6 +65,11 @@ int rotation_depth(const struct layout *layout, int wanted);
 void gradient_shard_open(struct gradient_shard *shard, struct device *device, struct stream *stream,
                          struct comm *comm, const struct layout *layout,
                          const struct collectives *collectives, enum dtype dtype);
+/* The same, with no slices in device memory: `sink`, which must live as long, takes them. */
+void gradient_shard_open_to(struct gradient_shard *shard, struct device *device, struct stream *stream,
+                            struct comm *comm, const struct layout *layout,
+                            const struct collectives *collectives, enum dtype dtype,
+                            const struct gradient_sink *sink);
 void gradient_shard_close(struct gradient_shard *shard);
 
 /* A micro-batch's backward begins: the update's first one overwrites my slices, later ones add to them. */
@@ -63,10 +78,10 @@ void gradient_shard_begin(struct gradient_shard *shard, bool first);
 void *gradient_shard_whole(struct gradient_shard *shard, int unit);
 /* That gradient is there: its sum over the ranks starts, of which each rank gets its slice. */
 void gradient_shard_reduce(struct gradient_shard *shard, int unit);
-/* Every reduction started is complete, and added. */
+/* Every reduction started is complete, and added (or taken). */
 void gradient_shard_finish(struct gradient_shard *shard);
 
-/* [slice] my slice of a unit's gradient. */
+/* [slice] my slice of a unit's gradient, where no sink takes it. */
 void *gradient_shard_slice(const struct gradient_shard *shard, int unit);
 
 #endif

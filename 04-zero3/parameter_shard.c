@@ -8,25 +8,41 @@
 void parameter_shard_open(struct parameter_shard *shard, struct device *device, struct stream *stream,
                           struct comm *comm, const struct layout *layout,
                           const struct collectives *collectives, enum dtype dtype, int prefetch) {
+    parameter_shard_open_from(shard, device, stream, comm, layout, collectives, dtype, prefetch, NULL);
+}
+
+void parameter_shard_open_from(struct parameter_shard *shard, struct device *device, struct stream *stream,
+                               struct comm *comm, const struct layout *layout,
+                               const struct collectives *collectives, enum dtype dtype, int prefetch,
+                               const struct slice_source *source) {
     *shard = (struct parameter_shard){.device = device,
                                       .stream = stream,
                                       .comm = comm,
                                       .layout = layout,
                                       .collectives = collectives,
                                       .dtype = dtype,
-                                      .depth = rotation_depth(layout, prefetch + 1)};
+                                      .source = source,
+                                      .depth = source ? prefetch + 1 : rotation_depth(layout, prefetch + 1)};
     size_t size = dtype_size(dtype);
-    shard->slices = device_alloc(device, PARAMETERS, layout->sliced * size, "parameters, my slices");
+    if (source)
+        shard->fetching = stream_open(device, "fetching parameters");
+    else
+        shard->slices = device_alloc(device, PARAMETERS, layout->sliced * size, "parameters, my slices");
     shard->rotation = xcalloc((size_t)shard->depth, sizeof *shard->rotation);
     for (int i = 0; i < shard->depth; i++) {
         struct whole_parameters *whole = &shard->rotation[i];
         whole->memory = device_alloc(device, BUFFERS, layout->largest * size, "a unit's whole parameters");
         whole->unit = -1;
+        if (source) whole->fetched = event_open(device);
     }
 }
 
 void parameter_shard_close(struct parameter_shard *shard) {
-    for (int i = 0; i < shard->depth; i++) device_free(shard->device, shard->rotation[i].memory);
+    for (int i = 0; i < shard->depth; i++) {
+        if (shard->source) event_close(shard->rotation[i].fetched);
+        device_free(shard->device, shard->rotation[i].memory);
+    }
+    if (shard->source) stream_close(shard->fetching);
     free(shard->rotation);
     device_free(shard->device, shard->slices);
 }
@@ -52,15 +68,39 @@ static struct whole_parameters *free_buffer(const struct parameter_shard *shard,
     fail("no buffer is free for a unit's parameters: a mistake in this program");
 }
 
+/* Work queued from now on finds in the buffer what is on its way there. */
+static void await(struct parameter_shard *shard, struct whole_parameters *whole) {
+    comm_wait(shard->comm, shard->stream, whole->gathering);
+    whole->gathering = (struct comm_request){0};
+    if (shard->source) stream_wait_event(shard->stream, whole->fetched);
+}
+
+/* My slice comes to its place in the whole, as soon as what was there has been used, and is gathered from
+ * there. With one rank, that is all. */
+static void fetch_and_gather(struct parameter_shard *shard, struct whole_parameters *whole) {
+    const struct unit *unit = &shard->layout->units[whole->unit];
+    char *mine =
+        whole->memory + layout_slice(unit, shard->collectives->slice).begin * dtype_size(shard->dtype);
+    event_record(whole->fetched, shard->stream);
+    stream_wait_event(shard->fetching, whole->fetched);
+    shard->source->fetch(shard->source->self, shard->fetching, whole->unit, mine);
+    whole->gathering =
+        all_gather_start(shard->collectives, shard->fetching, whole->memory, mine, unit->slice, shard->dtype);
+    event_record(whole->fetched, shard->fetching);
+}
+
 /* Begins to gather a unit, unless it is there. */
 static void gather(struct parameter_shard *shard, int unit, int first, int direction) {
     if (unit < 0 || unit >= shard->layout->count || find(shard, unit)) return;
     struct whole_parameters *whole = free_buffer(shard, first, direction);
-    comm_wait(shard->comm, shard->stream, whole->gathering); /* one that was never used */
+    await(shard, whole); /* for one that was never used */
     whole->unit = unit;
-    whole->gathering =
-        all_gather_start(shard->collectives, shard->stream, whole->memory, parameter_shard_slice(shard, unit),
-                         shard->layout->units[unit].slice, shard->dtype);
+    if (shard->source)
+        fetch_and_gather(shard, whole);
+    else
+        whole->gathering = all_gather_start(shard->collectives, shard->stream, whole->memory,
+                                            parameter_shard_slice(shard, unit),
+                                            shard->layout->units[unit].slice, shard->dtype);
     comm_progress(shard->comm);
 }
 
@@ -68,15 +108,14 @@ void *parameter_shard_use(struct parameter_shard *shard, int unit, int direction
     for (int ahead = 0; ahead < shard->depth; ahead++)
         gather(shard, unit + ahead * direction, unit, direction);
     struct whole_parameters *whole = find(shard, unit);
-    comm_wait(shard->comm, shard->stream, whole->gathering);
-    whole->gathering = (struct comm_request){0};
+    await(shard, whole);
     return whole->memory;
 }
 
 void *parameter_shard_buffer(struct parameter_shard *shard) {
     struct whole_parameters *whole = &shard->rotation[0];
-    comm_wait(shard->comm, shard->stream, whole->gathering);
-    *whole = (struct whole_parameters){.memory = whole->memory, .unit = -1};
+    await(shard, whole);
+    whole->unit = -1;
     return whole->memory;
 }
 

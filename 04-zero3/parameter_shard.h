@@ -23,6 +23,14 @@ struct whole_parameters {
     char *memory; /* [layout->largest] */
     int unit;     /* −1: none's */
     struct comm_request gathering;
+    struct event *fetched; /* my slice is in its place; NULL where no source brings it */
+};
+
+/* Where my slices come from, when they do not stay in device memory. */
+struct slice_source {
+    void *self;
+    /* Queues on `stream` what brings my slice of a unit to `out` [slice], device memory. */
+    void (*fetch)(void *self, struct stream *stream, int unit, void *out);
 };
 
 struct parameter_shard {
@@ -32,7 +40,9 @@ struct parameter_shard {
     const struct layout *layout;
     const struct collectives *collectives;
     enum dtype dtype;
+    const struct slice_source *source; /* NULL: slices stay here: */
     char *slices;                      /* [layout->sliced] */
+    struct stream *fetching;           /* where a source's slices come in, and are gathered from */
     struct whole_parameters *rotation; /* [depth] */
     int depth;                         /* units ahead, and the one in use */
 };
@@ -43,9 +53,15 @@ struct parameter_shard {
 void parameter_shard_open(struct parameter_shard *shard, struct device *device, struct stream *stream,
                           struct comm *comm, const struct layout *layout,
                           const struct collectives *collectives, enum dtype dtype, int prefetch);
+/* The same, with no slices in device memory: `source`, which must live as long, brings one whenever its unit
+ * is gathered, into its place in the whole. */
+void parameter_shard_open_from(struct parameter_shard *shard, struct device *device, struct stream *stream,
+                               struct comm *comm, const struct layout *layout,
+                               const struct collectives *collectives, enum dtype dtype, int prefetch,
+                               const struct slice_source *source);
 void parameter_shard_close(struct parameter_shard *shard);
 
-/* [slice] my slice of a unit. */
+/* [slice] my slice of a unit, where no source brings it. */
 void *parameter_shard_slice(const struct parameter_shard *shard, int unit);
 
 /* A unit's parameters, whole, for work queued from now on, until the next use but `depth` − 1; the units that

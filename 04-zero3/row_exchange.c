@@ -37,7 +37,17 @@ void row_exchange_open(struct row_exchange *x, struct device *device, struct com
     }
 }
 
+void row_exchange_from_host(struct row_exchange *x, enum dtype dtype, bool pinned) {
+    size_t rows = (size_t)x->ranks * (size_t)x->capacity; /* that all ranks together may ask me for */
+    if (rows > x->buffer_rows) rows = x->buffer_rows;
+    x->host_rows = host_alloc(x->device, BUFFERS, rows * x->layout->config.hidden * dtype_size(dtype), pinned,
+                              "rows of the embedding");
+    x->host_rows_copied = event_open(x->device);
+}
+
 void row_exchange_close(struct row_exchange *x) {
+    if (x->host_rows) event_close(x->host_rows_copied);
+    host_free(x->device, x->host_rows);
     for (int i = 0; i < 2; i++) {
         host_free(x->device, x->staging[i]);
         event_close(x->copied[i]);
@@ -176,18 +186,36 @@ void row_exchange_plan(struct row_exchange *x, struct stream *stream, const stru
     free(indices);
 }
 
+/* The host picks a round's rows out of its slices; the device gets them behind each other in `buffer`. */
+static void bring_rows(struct row_exchange *x, struct stream *stream, enum dtype dtype, void *buffer,
+                       const char *slices, const int32_t *rows, size_t count) {
+    size_t bytes = x->layout->config.hidden * dtype_size(dtype);
+    event_synchronize(x->host_rows_copied);
+    if (device_computes())
+#pragma omp parallel for schedule(static) if (count > 64)
+        for (size_t i = 0; i < count; i++)
+            memcpy(x->host_rows + i * bytes, slices + (size_t)rows[i] * bytes, bytes);
+    copy_to_device(stream, buffer, x->host_rows, count * bytes);
+    event_record(x->host_rows_copied, stream);
+}
+
 void row_exchange_run(struct row_exchange *x, struct stream *stream, enum dtype dtype, void *out,
                       const void *embedding_slices, void *buffer, void *received) {
     size_t h = x->layout->config.hidden;
     const int32_t *rows = x->indices, *places = x->indices + (size_t)x->ranks * (size_t)x->capacity;
+    const int32_t *host_rows = x->staging[x->turn]; /* the same as rows, and there until the next plan */
     for (int i = 0; i < x->round_count; i++) {
         const struct exchange_round *round = &x->rounds[i];
         int end = round->end < tokens_of(x, x->rank) ? round->end : tokens_of(x, x->rank);
-        gather_rows(stream, dtype, buffer, embedding_slices, rows, round->sent, h);
+        if (x->host_rows)
+            bring_rows(x, stream, dtype, buffer, embedding_slices, host_rows, round->sent);
+        else
+            gather_rows(stream, dtype, buffer, embedding_slices, rows, round->sent, h);
         comm_all_to_all(x->comm, stream, received, round->recv_counts, buffer, round->send_counts, dtype);
         if (end > round->begin)
             gather_rows(stream, dtype, (char *)out + (size_t)round->begin * h * dtype_size(dtype), received,
                         places + round->begin, (size_t)(end - round->begin), h);
         rows += round->sent;
+        host_rows += round->sent;
     }
 }

@@ -44,6 +44,9 @@ struct row_exchange {
     int32_t *staging[2]; /* host memory, pinned: one is filled while the other is still being copied */
     struct event *copied[2]; /* when staging[i] may be filled again */
     int turn;
+    char *host_rows; /* host memory, at most buffer_rows: rows to send, on their way up; NULL: slices are on
+                        the device */
+    struct event *host_rows_copied;
 };
 
 /* Bytes of device memory, under the heading activations. */
@@ -54,13 +57,16 @@ size_t row_exchange_bytes(const struct layout *layout, struct pack_size capacity
 void row_exchange_open(struct row_exchange *exchange, struct device *device, struct comm *comm,
                        const struct collectives *collectives, const struct layout *layout,
                        struct pack_size capacity, size_t buffer_elements);
+/* From now on the slices that run() gets are host memory of elements of `dtype`: the host picks the rows. */
+void row_exchange_from_host(struct row_exchange *exchange, enum dtype dtype, bool pinned);
 void row_exchange_close(struct row_exchange *exchange);
 
 /* Who needs which rows for the packs that come next on all ranks. Collective, between hosts. */
 void row_exchange_plan(struct row_exchange *exchange, struct stream *stream, const struct pack *pack);
 
 /* out [tokens, hidden]: the rows of this rank's pack. embedding_slices: this rank's slices of all chunks, one
- * behind the other. `buffer` [buffer_elements] and `received` [tokens, hidden] are overwritten. Collective.
+ * behind the other, in device memory (or, after from_host(), in host memory, read before the call returns).
+ * `buffer` [buffer_elements] and `received` [tokens, hidden] are overwritten. Collective.
  */
 void row_exchange_run(struct row_exchange *exchange, struct stream *stream, enum dtype dtype, void *out,
                       const void *embedding_slices, void *buffer, void *received);
