@@ -137,6 +137,26 @@ static void goes_on_where_it_stopped(void **state) {
     json_decref(after);
 }
 
+/* Worlds and accumulations, and one rank that makes the same updates. */
+static void table_of_scaling(void **state) {
+    (void)state;
+    struct command_result result = bench_runs("01-baseline", "--table scaling --ranks 1,2");
+    check_succeeds(result);
+    command_free(&result);
+    static const int expected[][2] = {{1, 4}, {2, 4}, {1, 1}, {2, 1}, {1, 8}, {1, 2}};
+    json_t *document = document_of("runs/bench-scaling.json");
+    assert_int_equal(json_array_size(json_object_get(document, "rows")), 6);
+    for (size_t i = 0; i < 6; i++) {
+        const json_t *row = row_at(document, i);
+        assert_float_equal(number(row, "ranks"), expected[i][0], 0);
+        assert_float_equal(number(row, "accumulation"), expected[i][1], 0);
+        if (expected[i][0] == 1) continue;
+        double off = number(row, "losses_off");
+        if (!(off < 1e-3)) fail_msg("losses of 2 ranks are off by %g", off);
+    }
+    json_decref(document);
+}
+
 /* One run that fails costs the others nothing. */
 static void failing_runs_are_told(void **state) {
     (void)state;
@@ -212,7 +232,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(mistakes_are_one_line),    cmocka_unit_test(rows_and_tables),
         cmocka_unit_test(goes_on_where_it_stopped), cmocka_unit_test(failing_runs_are_told),
-        cmocka_unit_test(files_are_numbered),
+        cmocka_unit_test(table_of_scaling),         cmocka_unit_test(files_are_numbered),
     };
     return cmocka_run_group_tests(tests, NULL, remove_all);
 }

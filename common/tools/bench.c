@@ -193,6 +193,23 @@ static void choose_worlds(struct options *options, const struct bench_machine *m
         options->ranks[options->worlds++] = ranks;
 }
 
+/* One rank that makes the updates of each of the table's worlds, to compare their losses with: of the first
+ * stage alone, as all give the same. */
+static void add_references(const struct options *options, const int *accumulations, int count,
+                           struct plan *plan) {
+    const char *first = json_string_value(json_array_get(options->stages, 0));
+    for (int a = 0; a < count; a++)
+        for (int w = 0; w < options->worlds; w++) {
+            int together = accumulations[a] * options->ranks[w];
+            bool planned = false;
+            for (size_t r = 0; r < plan->count; r++) {
+                const struct bench_run *run = &plan->runs[r];
+                planned |= run->ranks == 1 && run->settings.gradient_accumulation_steps == together;
+            }
+            if (!planned) add_run(plan, plan_run(options, first, 1, together));
+        }
+}
+
 static struct plan plan_runs(struct options *options) {
     static const int as_set[] = {0}, both[] = {4, 1};
     const int *accumulations = options->table ? both : as_set;
@@ -203,6 +220,7 @@ static struct plan plan_runs(struct options *options) {
     for (int a = 0; a < count; a++)
         json_array_foreach(options->stages, index, stage) for (int w = 0; w < options->worlds; w++)
             add_run(&plan, plan_run(options, json_string_value(stage), options->ranks[w], accumulations[a]));
+    if (options->table) add_references(options, accumulations, count, &plan);
     return plan;
 }
 
@@ -259,6 +277,8 @@ static void write_document(const char *path, json_t *document) {
     json_array_foreach(rows, index, row) {
         double ratio = bench_ratio(rows, row);
         json_object_set_new(row, "ratio_to_one_rank", ratio > 0 ? json_number(ratio) : json_null());
+        double off = bench_losses_off(rows, row);
+        json_object_set_new(row, "losses_off", off >= 0 ? json_number(off) : json_null());
     }
     char *text = json_dumps(document, JSON_INDENT(1) | JSON_REAL_PRECISION(17));
     if (!text) fail("%s: the results cannot be written as JSON; please report this", path);

@@ -65,6 +65,9 @@ json_t *bench_row(const struct bench_run *run, const struct bench_programs *prog
 
 /* A row's ratio to the same run on one rank; 0 where `rows` has none. */
 double bench_ratio(const json_t *rows, const json_t *row);
+/* The largest relative difference of its first losses from those of another run, of any stage, that makes the
+ * same updates on one rank, with as much more accumulation; −1 where `rows` has none. */
+double bench_losses_off(const json_t *rows, const json_t *row);
 /* Prints the rows: speed, time by phase, memory. `machine` is described above them. `all`: where runs on one
  * rank may be found. */
 void bench_print(const json_t *rows, const json_t *all, const struct bench_machine *machine);

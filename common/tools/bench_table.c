@@ -1,5 +1,6 @@
 #include "common/tools/bench.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -36,6 +37,40 @@ double bench_ratio(const json_t *rows, const json_t *row) {
     return 0;
 }
 
+/* The same updates: as many examples, in the same order, of the same model. */
+static bool same_updates(const json_t *a, const json_t *b) {
+    static const char *const keys[] = {"train_file", "seed",          "max_seq_length",
+                                       "max_steps",  "learning_rate", "pad_to_max_length"};
+    const json_t *left = json_object_get(a, "settings"), *right = json_object_get(b, "settings");
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
+        if (!json_equal(json_object_get(left, keys[i]), json_object_get(right, keys[i]))) return false;
+    return json_equal(json_object_get(a, "model"), json_object_get(b, "model")) &&
+           json_equal(json_object_get(a, "precision"), json_object_get(b, "precision")) &&
+           json_equal(json_object_get(a, "micro_batch"), json_object_get(b, "micro_batch")) &&
+           bench_number(a, "ranks") * bench_number(a, "accumulation") ==
+               bench_number(b, "ranks") * bench_number(b, "accumulation");
+}
+
+static double largest_difference(const json_t *ours, const json_t *theirs) {
+    double worst = 0;
+    for (size_t i = 0; i < json_array_size(ours) && i < json_array_size(theirs); i++) {
+        double x = json_number_value(json_array_get(ours, i));
+        double y = json_number_value(json_array_get(theirs, i)), off = fabs(x - y) / fabs(y);
+        if (!(off <= worst)) worst = off; /* a NaN counts */
+    }
+    return worst;
+}
+
+double bench_losses_off(const json_t *rows, const json_t *row) {
+    size_t index;
+    json_t *other;
+    json_array_foreach((json_t *)(size_t)rows, index, other) {
+        if (other == row || bench_number(other, "ranks") != 1 || !same_updates(row, other)) continue;
+        return largest_difference(json_object_get(row, "losses"), json_object_get(other, "losses"));
+    }
+    return -1;
+}
+
 /* What every line begins with. */
 static void print_run(const json_t *row) {
     printf("%-14s%6.0f%8.0f", json_string_value(json_object_get(row, "stage")), bench_number(row, "ranks"),
@@ -58,6 +93,11 @@ static void print_speed(const json_t *row, const json_t *all) {
         printf("%10.2f", ratio);
     else
         printf("%10s", "-");
+    double off = bench_losses_off(all, row);
+    if (off >= 0)
+        printf("%12.1e", off);
+    else
+        printf("%12s", "-");
     if (evaluated > 0) printf("   evaluation %.2f", evaluated);
     printf("\n");
 }
@@ -118,7 +158,7 @@ void bench_print(const json_t *rows, const json_t *all, const struct bench_machi
     char title[128];
     snprintf(title, sizeof title, "speed: medians (and quartiles) of %.0f updates",
              bench_number(json_array_get(rows, 0), "update_ms.updates"));
-    print_titles(title, "  examples/s             quartiles    tokens/s    of peak  x 1 rank");
+    print_titles(title, "  examples/s             quartiles    tokens/s    of peak  x 1 rank  losses off");
     json_array_foreach((json_t *)(size_t)rows, index, row) print_speed(row, all);
     print_titles("milliseconds of an update, medians",
                  "    update    forward   backward  communication exposed  optimizer      other");
