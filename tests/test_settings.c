@@ -100,6 +100,7 @@ static void test_defaults(void **state) {
     assert_int_equal(s.lr_scheduler_type, SCHEDULER_LINEAR);
     assert_int_equal(s.seed, 42);
     assert_true(s.append_eos && s.save_model && s.eval_on_start);
+    assert_int_equal(s.save_on_signal, WARNING_NONE);
     assert_false(s.label_padding || s.bf16 || s.overwrite_output_dir || s.gradient_checkpointing);
     assert_int_equal(s.fp16, AUTO);
     assert_int_equal(s.eval_strategy, STRATEGY_EPOCH);

@@ -12,6 +12,7 @@
 #include "common/text/tokenizer.h"
 #include "common/train/output.h"
 #include "common/train/schedule.h"
+#include "common/train/warning_signal.h"
 
 double session_seconds(void) {
     struct timespec now;
@@ -29,6 +30,7 @@ static void open_machine(struct session *s, int count, char **arguments) {
     struct error error;
     bool ok = settings_read(&s->settings, s->stage, count, arguments, &error);
     const struct settings *settings = &s->settings;
+    if (ok) warning_signal_catch(settings->save_on_signal);
     /* The world comes first even where the settings are wrong: it knows how to say so once, and to end all
      * ranks. */
     s->comm = comm_open_world(&(struct comm_options){.timeout = settings->communication_timeout,
@@ -233,12 +235,13 @@ static void open_update_state(struct session *s) {
     free(rates);
 }
 
-/* How many checkpoints the rest of the run will write. */
+/* How many checkpoints the rest of the run will write, one for a warning among them. */
 static long long checkpoints_ahead(const struct session *s) {
     long long every =
         s->settings.save_strategy == STRATEGY_STEPS ? s->settings.save_steps : s->updates_per_epoch;
-    if (s->settings.save_strategy == STRATEGY_NO) return 0;
-    return (s->updates + every - 1) / every - s->step / every;
+    long long warned = s->settings.save_on_signal != WARNING_NONE;
+    if (s->settings.save_strategy == STRATEGY_NO) return warned;
+    return (s->updates + every - 1) / every - s->step / every + warned;
 }
 
 static void read_resume_state(struct session *s) {
@@ -289,7 +292,7 @@ void session_open(struct session *session, const char *stage, int count, char **
 }
 
 bool session_next(struct session *s) {
-    if (s->step >= s->updates) return false;
+    if (s->step >= s->updates || s->leaving) return false;
     batches_update(s->batches, s->step, &s->update);
     phases_begin(s->phases, s->rates.running);
     if (!s->rates.running) {
@@ -315,6 +318,7 @@ bool session_should_evaluate(const struct session *s) {
 }
 
 bool session_should_save(const struct session *s) {
+    if (s->leaving) return true;
     if (s->settings.save_strategy == STRATEGY_NO || !device_computes()) return false;
     if (s->settings.save_strategy == STRATEGY_STEPS)
         return s->step % s->settings.save_steps == 0 || s->step == s->updates;
@@ -346,4 +350,5 @@ void session_close(struct session *s) {
     free(s->model_directory);
     free(s->tokenizer_directory);
     settings_free(&s->settings);
+    if (s->leaving) exit(WARNING_EXIT_CODE);
 }

@@ -88,6 +88,7 @@ struct session {
     struct update_times update_times; /* of this rank, the warm-up left out */
     double start_time;
     long long first_step; /* of this process: where a resumed run went on */
+    bool leaving;         /* a warning signal came: save and leave after this update */
     /* Bytes that a rank sends by the stage's formulas: in every update, for every pack of it, and for every
      * row of a pack. */
     double sent_per_update[COLLECTIVES], sent_per_pack[COLLECTIVES], sent_per_row[COLLECTIVES];
@@ -116,7 +117,8 @@ bool session_next(struct session *session);
 /* Fills session->pack and queues its copy to session->input: pack `number` of the current update. */
 void session_load_pack(struct session *session, int number);
 /* Call when all of an update's work is queued: its results are fetched behind it, and logged with the next
- * one. */
+ * one. With save_on_signal the ranks agree here on whether the signal came: after it, session_should_save()
+ * is true, session_next() false, and session_close() does not return. Collective. */
 void session_update_done(struct session *session);
 
 /* Also before the first update, with eval_on_start. */
@@ -132,9 +134,11 @@ void session_evaluate(struct session *session, void (*forward)(void *run), void 
 /* Writes a checkpoint of the update just done. Collective. */
 void session_save(struct session *session, const struct stage_state *stage);
 
-/* The end: final model, memory and communication events, summary, tables for people. Collective. */
+/* The end: final model (not of a run that leaves for a warning), memory and communication events, summary,
+ * tables for people. Collective. */
 void session_finish(struct session *session, const struct stage_state *stage,
                     const struct memory_prediction *prediction);
+/* Ends the process with WARNING_EXIT_CODE where the run left for a warning. */
 void session_close(struct session *session);
 
 /* Reads what is still on its way and stops the rates' clock, which the next update starts again. */

@@ -6,6 +6,7 @@
 
 #include "common/base/json.h"
 #include "common/train/session.h"
+#include "common/train/warning_signal.h"
 
 /* ---- run ---- */
 
@@ -45,9 +46,11 @@ static void report_run(struct session *s) {
     metrics_write(s->metrics, "run", run);
     metrics_line(s->metrics, "%s: %s, %.1f M parameters, %s, on %s", s->stage, s->config.name,
                  1e-6 * (double)s->layout.parameters, dtype_name(s->dtype), device_name(s->device));
-    metrics_line(s->metrics, "%d rank%s, %d core%s each; %d examples, %lld updates; writing to %s",
-                 s->world_size, s->world_size == 1 ? "" : "s", device_cores(s->device),
-                 device_cores(s->device) == 1 ? "" : "s", s->train_examples.count, s->updates, s->output_dir);
+    metrics_line(s->metrics, "%d rank%s%s; %d examples, %lld updates; writing to %s", s->world_size,
+                 s->world_size == 1 ? ", " : "s, the first one: ", device_cores_text(s->device),
+                 s->train_examples.count, s->updates, s->output_dir);
+    const char *warning = device_cores_warning(s->device);
+    if (warning && comm_is_leader(s->comm)) warn("%s", warning);
     if (s->resume) metrics_line(s->metrics, "going on from %s, after update %lld", s->resume, s->step);
 }
 
@@ -120,6 +123,19 @@ static void collect(struct session *s) {
                      s->rates.all_examples, seconds);
 }
 
+/* A warning reaches one rank or all of them, at any moment: all leave after the same update. After the last
+ * one there is nothing to leave. */
+static void heed_warning(struct session *s) {
+    if (s->settings.save_on_signal == WARNING_NONE || !device_computes() || s->step == s->updates) return;
+    double warned = warning_signal_came();
+    comm_host_max(s->comm, &warned, 1);
+    s->leaving = warned > 0;
+    if (s->leaving)
+        metrics_line(s->metrics,
+                     "a warning signal came: saving after update %lld of %lld, to go on from there later",
+                     s->step, s->updates);
+}
+
 void session_update_done(struct session *s) {
     phases_end(s->phases);
     collect(s);
@@ -138,6 +154,7 @@ void session_update_done(struct session *s) {
         s->rates.examples = s->rates.tokens = s->rates.flops = s->rates.seconds = 0;
         update_times_restart(&s->update_times);
     }
+    heed_warning(s);
 }
 
 void session_drain(struct session *s) {
@@ -279,7 +296,7 @@ static void report_summary(struct session *s, double peak_bytes) {
 void session_finish(struct session *s, const struct stage_state *stage,
                     const struct memory_prediction *prediction) {
     session_drain(s);
-    if (s->settings.save_model && device_computes()) {
+    if (s->settings.save_model && device_computes() && !s->leaving) {
         comm_count_bytes(s->comm, false);
         checkpoint_save_model(s->output_dir, stage, &s->sources, s->comm, s->stream);
         comm_count_bytes(s->comm, true);

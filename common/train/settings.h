@@ -21,6 +21,7 @@ enum strategy { STRATEGY_NO, STRATEGY_STEPS, STRATEGY_EPOCH };             /* ev
 enum scheduler { SCHEDULER_LINEAR, SCHEDULER_COSINE, SCHEDULER_CONSTANT }; /* lr_scheduler_type */
 enum automatic { AUTO_FALSE, AUTO_TRUE, AUTO };                            /* fp16, …_pin_memory */
 enum offload { OFFLOAD_NONE, OFFLOAD_CPU };                                /* offload_optimizer, …_param */
+enum warning_signal { WARNING_NONE, WARNING_USR1, WARNING_USR2, WARNING_TERM }; /* save_on_signal */
 
 /* Updates of a run at most: it keeps a learning rate for each. */
 enum { SETTINGS_MOST_UPDATES = 10000000 };
@@ -72,7 +73,8 @@ struct settings {
     int64_t save_steps;
     int64_t save_total_limit; /* 0: all stay */
     bool save_model;          /* the final model directory */
-    char *output_dir;         /* "": runs/STAGE-<next number> */
+    enum warning_signal save_on_signal;
+    char *output_dir; /* "": runs/STAGE-<next number> */
     bool overwrite_output_dir;
     char *resume_from_checkpoint; /* "": no; "true": the last whole one; else a checkpoint's folder */
     int64_t logging_steps;

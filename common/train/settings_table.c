@@ -7,6 +7,7 @@ static const char *const strategies[] = {"no", "steps", "epoch", NULL};
 static const char *const schedulers[] = {"linear", "cosine", "constant", NULL};
 static const char *const automatics[] = {"false", "true", "auto", NULL};
 static const char *const offloads[] = {"none", "cpu", NULL};
+static const char *const signals[] = {"none", "usr1", "usr2", "term", NULL};
 
 /* One line a setting: name, default, bounds or choices, help. */
 #define BOOL(name, initial, help)                                                                            \
@@ -80,6 +81,7 @@ const struct setting settings_table[] = {
     INTEGER(save_steps, "100", 1, MANY, "with save_strategy steps: every so many updates"),
     INTEGER(save_total_limit, "0", 0, MANY, "checkpoints that stay, the newest; 0: all"),
     BOOL(save_model, "true", "write the final model into output_dir"),
+    CHOICE(save_on_signal, "none", signals, "signal on which to write a checkpoint and leave with code 75"),
     STRING(output_dir, "", "where the run writes; default: runs/STAGE-<next number>"),
     BOOL(overwrite_output_dir, "false", "replace a run that output_dir already holds"),
     STRING(resume_from_checkpoint, "", "checkpoint folder, or true: the last whole one in output_dir"),
