@@ -4,27 +4,10 @@
  * this one (./workshop test makes both).
  */
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
-#include "common/base/file.h"
 #include "tests/support/check.h"
-#include "tests/support/command.h"
 #include "tests/support/training.h"
-
-#define DRY BUILD_DIR "/../dry/01-baseline/train"
-
-static struct training dry_run(int rank, int ranks, const char *settings) {
-    char folder[] = "/tmp/workshop-run-XXXXXX";
-    if (!mkdtemp(folder)) fail_msg("no temporary folder");
-    struct command_result result = command_run(
-        120, DRY " --output_dir %s/run --dry_rank %d --dry_world_size %d %s", folder, rank, ranks, settings);
-    if (result.exit_code != 0) fail_msg("dry %s: %s", settings, result.err);
-    command_free(&result);
-    struct training training = {.output_dir = xformat("%s/run", folder)};
-    training.events = training_events(training.output_dir);
-    return training;
-}
 
 static void assert_same(const struct training *a, const struct training *b, const char *event,
                         const char *member, const char *settings) {
@@ -38,7 +21,7 @@ static void assert_same(const struct training *a, const struct training *b, cons
 static void check_like_cpu(int ranks, const char *settings) {
     struct training cpu = training_run("01-baseline", ranks, "%s", settings);
     for (int rank = 0; rank < ranks; rank++) {
-        struct training dry = dry_run(rank, ranks, settings);
+        struct training dry = training_run_dry("01-baseline", rank, ranks, settings);
         assert_same(&cpu, &dry, "memory", "device", settings);
         if (rank == 0) { /* which is the one whose counts the CPU backend reports, and the one that saves */
             assert_same(&cpu, &dry, "communication", "all_reduce", settings);
@@ -56,10 +39,7 @@ static void check_like_cpu(int ranks, const char *settings) {
 
 static void same_ledger(void **state) {
     (void)state;
-    if (!file_exists(DRY)) {
-        print_message("%s is not built: nothing to compare with\n", DRY);
-        skip();
-    }
+    if (!training_has_dry()) skip();
     static const char *const variants[] = {
         SMALL "--fp16 false",
         SMALL "--bf16 true --fp16 false",
@@ -73,7 +53,7 @@ static void same_ledger(void **state) {
 /* The largest BLOOM on a laptop: 16 bytes a parameter on each of 512 ranks, and nothing of it allocated. */
 static void published_shapes(void **state) {
     (void)state;
-    if (!file_exists(DRY)) skip();
+    if (!training_has_dry()) skip();
     static const char *const shapes[] = {"bloom-560m", "bloom-1b1", "bloom-1b7",
                                          "bloom-3b",   "bloom-7b1", "bloom"};
     static const double parameters[] = {559214592,  1065314304, 1722408960,
@@ -84,7 +64,7 @@ static void published_shapes(void **state) {
                  "--model_name_or_path random:%s --train_file synthetic:64x190-512 --fp16 true --max_steps 1 "
                  "--per_device_train_batch_size 1 --gradient_accumulation_steps 1",
                  shapes[i]);
-        struct training dry = dry_run(3, 512, settings);
+        struct training dry = training_run_dry("01-baseline", 3, 512, settings);
         const json_t *memory = training_event(&dry, "memory", -1);
         double bytes = training_number(memory, "device.parameters.bytes") +
                        training_number(memory, "device.gradients.bytes") +

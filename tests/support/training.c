@@ -47,6 +47,29 @@ struct training training_run(const char *stage, int ranks, const char *settings,
     return training;
 }
 
+#define DRY BUILD_DIR "/../dry/%s/train"
+
+bool training_has_dry(void) {
+    char *program = xformat(DRY, "01-baseline");
+    bool found = file_exists(program);
+    if (!found) print_message("%s is not built: nothing to compare with\n", program);
+    free(program);
+    return found;
+}
+
+struct training training_run_dry(const char *stage, int rank, int ranks, const char *settings) {
+    char folder[] = "/tmp/workshop-run-XXXXXX";
+    if (!mkdtemp(folder)) fail_msg("no temporary folder");
+    struct command_result result =
+        command_run(120, DRY " --output_dir %s/run --dry_rank %d --dry_world_size %d %s", stage, folder, rank,
+                    ranks, settings);
+    if (result.exit_code != 0) fail_msg("dry %s %s: %s", stage, settings, result.err);
+    command_free(&result);
+    struct training training = {.output_dir = xformat("%s/run", folder)};
+    training.events = training_events(training.output_dir);
+    return training;
+}
+
 void training_free(struct training *training) {
     struct error error;
     char *folder = xstrdup(training->output_dir);

@@ -5,6 +5,7 @@
 #define TESTS_SUPPORT_TRAINING_H
 
 #include <jansson.h>
+#include <stdbool.h>
 
 struct training {
     char *output_dir;
@@ -16,6 +17,10 @@ struct training {
 struct training training_run(const char *stage, int ranks, const char *settings, ...)
     __attribute__((format(printf, 3, 4)));
 void training_free(struct training *training);
+/* The same in the dry build beside this one, which must be there (training_has_dry): any one rank of any
+ * number. */
+struct training training_run_dry(const char *stage, int rank, int ranks, const char *settings);
+bool training_has_dry(void);
 
 /* metrics.jsonl of a folder as an array of events. */
 json_t *training_events(const char *output_dir);
