@@ -306,7 +306,7 @@ static void test_stages(void **state) {
     check_stage("--offload_optimizer cpu --offload_param cpu --offload_gradients --pin_memory", "05-offload",
                 2);
     check_stage("--zero_stage 0", "05-offload", 0);
-    check_stage("--zero_stage 3 --offload_param cpu", "06-multinode", 3);
+    check_stage("--zero_stage 3 --offload_optimizer cpu --offload_param cpu", "06-multinode", 3);
     refuse_stage("--zero_stage 2", "01-baseline", "is zero_stage 0; for 2 use stage 03", "stage 05");
     refuse_stage("--zero_stage 0", "04-zero3", "is zero_stage 3; for 0 use stage 01", "stage 05");
     refuse_stage("--offload_optimizer cpu", "03-zero2", "offload_optimizer", "stage 05 does");
@@ -322,6 +322,8 @@ static void test_offload(void **state) {
     REFUSED("--offload_param cpu --zero_stage 2", "offload_param cpu needs zero_stage 3");
     REFUSED("--offload_optimizer cpu --zero_stage 0", "offload_optimizer cpu needs zero_stage 1, 2 or 3");
     REFUSED("--offload_gradients --zero_stage 2", "--offload_optimizer cpu");
+    REFUSED("--offload_gradients --offload_optimizer cpu --zero_stage 1", "use zero_stage 2 or 3");
+    REFUSED("--offload_param cpu --zero_stage 3", "--offload_optimizer cpu");
     REFUSED("--offload_optimizer nvme", "'nvme' is none of none, cpu");
     static const struct {
         const char *line;

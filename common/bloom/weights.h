@@ -35,6 +35,12 @@ enum { WEIGHTS_STAGING = 1 << 20 };
 void weights_load(const struct weights *weights, struct stream *stream, int unit, size_t begin, size_t count,
                   float *out, float *staging);
 
+/* The same into host memory, a window after the other: `window` is device memory of WEIGHTS_WINDOW elements.
+ * The elements are there when the call returns. */
+enum { WEIGHTS_WINDOW = 1 << 18 };
+void weights_load_to_host(const struct weights *weights, struct stream *stream, int unit, size_t begin,
+                          size_t count, float *out, float *window, float *staging);
+
 /* Writes `directory`/model.safetensors. The tensors are announced in one header, then written as their units
  * come: weights_write_unit() in any order, each unit once, [count] elements of host memory in `dtype` (FP32,
  * BF16, FP16: as announced). False with `error` set where the disk is full or not writable. finish() syncs

@@ -214,3 +214,13 @@ void weights_load(const struct weights *weights, struct stream *stream, int unit
     size_t padding = begin > unit->count ? begin : unit->count;
     if (padding < end) fill_zero(stream, out + (padding - begin), (end - padding) * sizeof *out);
 }
+
+void weights_load_to_host(const struct weights *weights, struct stream *stream, int unit, size_t begin,
+                          size_t count, float *out, float *window, float *staging) {
+    for (size_t done = 0; done < count; done += WEIGHTS_WINDOW) {
+        size_t some = count - done < WEIGHTS_WINDOW ? count - done : WEIGHTS_WINDOW;
+        weights_load(weights, stream, unit, begin + done, some, window, staging);
+        copy_to_host(stream, out + done, window, some * sizeof *out);
+        stream_synchronize(stream);
+    }
+}

@@ -61,6 +61,15 @@ static float *state_at(const struct stage_state *stage, int which, int u, size_t
 
 enum { STAGING = 1 << 20 }; /* elements that go through the host at once */
 
+/* `count` elements of the stage's state for the host to read: there, or brought to `staging`. */
+static const float *fetch(const struct stage_state *stage, struct stream *stream, const float *state,
+                          size_t count, float *staging) {
+    if (stage->optimizer_on_host) return state;
+    copy_to_host(stream, staging, state, count * sizeof(float));
+    stream_synchronize(stream);
+    return staging;
+}
+
 static void write_optimizer(const char *folder, const struct stage_state *stage, struct comm *comm,
                             struct stream *stream) {
     struct error error;
@@ -85,10 +94,9 @@ static void write_optimizer(const char *folder, const struct stage_state *stage,
         for (int which = 0; which < states(stage) && piece.count; which++, index++) {
             for (size_t done = 0; done < piece.count; done += STAGING) {
                 size_t part = piece.count - done < STAGING ? piece.count - done : STAGING;
-                copy_to_host(stream, staging, state_at(stage, which, u, slice.begin + done),
-                             part * sizeof(float));
-                stream_synchronize(stream);
-                if (!safetensors_write(writer, index, done, part, staging, &error)) fail("%s", error.text);
+                const float *values =
+                    fetch(stage, stream, state_at(stage, which, u, slice.begin + done), part, staging);
+                if (!safetensors_write(writer, index, done, part, values, &error)) fail("%s", error.text);
             }
         }
     }
@@ -268,14 +276,25 @@ static void close_optimizer_files(struct optimizer_files *files) {
     free(files->pieces);
 }
 
-static void load_part(const struct safetensors_entry *entry, size_t begin, size_t count, float *device,
-                      float *staging, struct stream *stream) {
+static void load_part(const struct stage_state *stage, const struct safetensors_entry *entry, size_t begin,
+                      size_t count, float *state, float *staging, struct stream *stream) {
+    if (stage->optimizer_on_host) {
+        safetensors_to_float(entry, begin, count, state);
+        return;
+    }
     for (size_t done = 0; done < count; done += STAGING) {
         size_t part = count - done < STAGING ? count - done : STAGING;
         safetensors_to_float(entry, begin + done, part, staging);
-        copy_to_device(stream, device + done, staging, part * sizeof(float));
+        copy_to_device(stream, state + done, staging, part * sizeof(float));
         stream_synchronize(stream);
     }
+}
+
+static void clear(const struct stage_state *stage, float *state, size_t count, struct stream *stream) {
+    if (!stage->optimizer_on_host)
+        fill_zero(stream, state, count * sizeof(float));
+    else if (count)
+        memset(state, 0, count * sizeof(float));
 }
 
 /* Puts one state of a unit's held slice together from all pieces that overlap it. */
@@ -283,9 +302,9 @@ static void load_state(const struct optimizer_files *files, const struct stage_s
                        float *staging, struct stream *stream, const char *folder) {
     struct slice slice = stage->held(stage->self, u);
     struct piece wanted = piece_of(stage->layout, u, slice);
-    float *device = slice.count ? state_at(stage, which, u, slice.begin) : NULL;
+    float *state = slice.count ? state_at(stage, which, u, slice.begin) : NULL;
     size_t loaded = 0;
-    fill_zero(stream, device, slice.count * sizeof(float)); /* the padding */
+    clear(stage, state, slice.count, stream); /* the padding */
     for (size_t i = 0; i < files->count; i++) {
         const struct found_piece *found = &files->pieces[i];
         if (found->which != which || strcmp(found->piece.name, wanted.name) != 0) continue;
@@ -293,8 +312,8 @@ static void load_state(const struct optimizer_files *files, const struct stage_s
         size_t found_end = found->piece.begin + found->piece.count, wanted_end = wanted.begin + wanted.count;
         size_t last = found_end < wanted_end ? found_end : wanted_end;
         if (first >= last) continue;
-        load_part(found->entry, first - found->piece.begin, last - first, device + (first - wanted.begin),
-                  staging, stream);
+        load_part(stage, found->entry, first - found->piece.begin, last - first,
+                  state + (first - wanted.begin), staging, stream);
         loaded += last - first;
     }
     if (loaded != wanted.count)
@@ -321,6 +340,26 @@ static void check_model(const char *folder, const struct bloom_config *config) {
     free(path);
 }
 
+/* In fp32: masters are the model's parameters. */
+static void load_masters(const struct stage_state *stage, const struct weights *weights, float *staging,
+                         struct stream *stream) {
+    struct device *device = stream_device(stream);
+    float *window = NULL;
+    if (stage->optimizer_on_host)
+        window = device_alloc(device, BUFFERS, WEIGHTS_WINDOW * sizeof(float), "loading");
+    for (int u = 0; u < stage->layout->count; u++) {
+        struct slice slice = stage->held(stage->self, u);
+        if (!slice.count) continue;
+        float *master = stage->master(stage->self, u, slice.begin);
+        if (window)
+            weights_load_to_host(weights, stream, u, slice.begin, slice.count, master, window, staging);
+        else
+            weights_load(weights, stream, u, slice.begin, slice.count, master, staging);
+    }
+    stream_synchronize(stream);
+    device_free(device, window);
+}
+
 void checkpoint_load(const char *folder, const struct stage_state *stage, struct stream *stream) {
     struct error error;
     struct device *device = stream_device(stream);
@@ -328,19 +367,16 @@ void checkpoint_load(const char *folder, const struct stage_state *stage, struct
     check_model(folder, &stage->layout->config);
     open_optimizer_files(&files, folder);
     float *staging = host_alloc(device, BUFFERS, STAGING * sizeof(float), true, "loading");
-    struct weights *weights = NULL;
-    if (stage->dtype == FP32 && !(weights = weights_open(folder, stage->layout, &error)))
-        fail("%s", error.text);
-    for (int u = 0; u < stage->layout->count; u++) {
-        struct slice slice = stage->held(stage->self, u);
+    for (int u = 0; u < stage->layout->count; u++)
         for (int which = 0; which < states(stage); which++)
             load_state(&files, stage, which, u, staging, stream, folder);
-        if (weights && slice.count)
-            weights_load(weights, stream, u, slice.begin, slice.count,
-                         stage->master(stage->self, u, slice.begin), staging);
+    if (stage->dtype == FP32) {
+        struct weights *weights = weights_open(folder, stage->layout, &error);
+        if (!weights) fail("%s", error.text);
+        load_masters(stage, weights, staging, stream);
+        weights_close(weights);
     }
     stream_synchronize(stream);
-    if (weights) weights_close(weights);
     host_free(device, staging);
     close_optimizer_files(&files);
 }

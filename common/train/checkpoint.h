@@ -36,8 +36,10 @@ struct stage_state {
     /* The part of unit `unit`'s optimizer state that this rank owns: [begin, begin + count). In a stage that
      * keeps it whole, rank r owns slice r all the same for saving, so that every element is saved once. */
     struct slice (*owned)(void *self, int unit);
-    /* fp32 device memory of element `begin` of the optimizer state that this rank holds, begin being of
-     * owned() or, in a stage that keeps all whole, any element. master: the parameters themselves in fp32. */
+    /* fp32 memory of element `begin` of the optimizer state that this rank holds, begin being of owned() or,
+     * in a stage that keeps all whole, any element; master: the parameters themselves in fp32. Device memory,
+     * or host memory where optimizer_on_host: then in fp32, too, masters are a copy. */
+    bool optimizer_on_host;
     float *(*master)(void *self, int unit, size_t begin);
     float *(*m)(void *self, int unit, size_t begin);
     float *(*v)(void *self, int unit, size_t begin);

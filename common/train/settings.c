@@ -236,12 +236,20 @@ static bool check_offload(const struct settings *s, struct error *error) {
     if (s->offload_param == OFFLOAD_CPU && s->zero_stage != 3)
         return error_set(error, "settings: offload_param cpu needs zero_stage 3, which alone cuts parameters "
                                 "into slices; set one of the two otherwise");
+    if (s->offload_param == OFFLOAD_CPU && s->offload_optimizer != OFFLOAD_CPU)
+        return error_set(error,
+                         "settings: offload_param cpu needs an optimizer that updates parameters where "
+                         "they are: add --offload_optimizer cpu");
     if (s->offload_optimizer == OFFLOAD_CPU && s->zero_stage == 0)
         return error_set(error, "settings: offload_optimizer cpu needs zero_stage 1, 2 or 3; with one rank "
                                 "zero_stage 1 is the same as 0");
     if (s->offload_gradients && s->offload_optimizer != OFFLOAD_CPU)
         return error_set(error, "settings: offload_gradients brings gradients to an optimizer in host "
                                 "memory: add --offload_optimizer cpu");
+    if (s->offload_gradients && s->zero_stage < 2)
+        return error_set(error,
+                         "settings: offload_gradients takes a rank's slices away after every micro-batch, "
+                         "and zero_stage 1 keeps gradients whole until the last: use zero_stage 2 or 3");
     return true;
 }
 
