@@ -8,16 +8,6 @@
 
 /* ---- who is where ---- */
 
-static void declare_nodes(struct comm *world, int ranks_per_node) {
-    int size = comm_size(world), *nodes = xmalloc((size_t)size * sizeof *nodes);
-    if (size % ranks_per_node)
-        fail("ranks_per_node %d: %d ranks cannot be cut into nodes of %d; start a multiple of that many",
-             ranks_per_node, size, ranks_per_node);
-    for (int r = 0; r < size; r++) nodes[r] = r / ranks_per_node;
-    comm_set_nodes(world, nodes);
-    free(nodes);
-}
-
 /* A rank's place among those of its node. */
 static int local_rank_of(const struct comm *world, int rank) {
     int before = 0;
@@ -72,11 +62,10 @@ static void split(struct topology *t, const int *local_ranks) {
     free(nodes);
 }
 
-void topology_open(struct topology *topology, struct comm *world, int ranks_per_node) {
+void topology_open(struct topology *topology, struct comm *world) {
     struct topology *t = topology;
     size_t size = (size_t)comm_size(world);
     *t = (struct topology){.world = world, .slices = xmalloc(size * sizeof *t->slices)};
-    if (ranks_per_node > 0) declare_nodes(world, ranks_per_node);
     count_nodes(t);
     choose_levels(t);
     int *local_ranks = xmalloc(size * sizeof *local_ranks);

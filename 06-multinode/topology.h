@@ -17,9 +17,9 @@
  *     owner         rank 0  rank 2  rank 4  rank 1  rank 3  rank 5
  *     part          0: local ranks 0        1: local ranks 1
  *
- * Nodes are found by MPI (comm_node()), or declared: every G consecutive ranks count as one, wherever they
- * run. Two levels need two nodes or more, all with equally many ranks, two or more; elsewhere one level is
- * left, and the note says why.
+ * Nodes are those that comm knows: found by MPI, or declared (setting ranks_per_node), so that one machine
+ * can play several. Two levels need two nodes or more, all with equally many ranks, two or more; elsewhere
+ * one level is left, and the note says why.
  */
 #ifndef MULTINODE_TOPOLOGY_H
 #define MULTINODE_TOPOLOGY_H
@@ -39,10 +39,8 @@ struct topology {
     char note[160]; /* for people: "2 nodes of 4 ranks: collectives in two levels" */
 };
 
-/* `ranks_per_node` 0: nodes as they are; else that many consecutive ranks are declared a node, and the world
- * counts its traffic by that (comm_set_nodes()). Ends the job where they do not divide the world. Called by
- * all ranks, after device_open(); `world` must live as long. The caller closes it, before the world. */
-void topology_open(struct topology *topology, struct comm *world, int ranks_per_node);
+/* Called by all ranks; `world` must live as long. The caller closes it, before the world. */
+void topology_open(struct topology *topology, struct comm *world);
 void topology_close(struct topology *topology);
 
 /* The slice that a rank of the world owns; with one level, slice r is rank r's. */

@@ -28,7 +28,8 @@ static void world_open(struct world *w, int rank, int size, int node_size, bool 
                                                      .dtype = FP32}); /* half precision books a workspace */
     w->stream = stream_open(w->device, "test");
     comm_attach(w->comm, w->device);
-    topology_open(&w->topology, w->comm, declared ? node_size : 0);
+    if (declared) comm_declare_nodes(w->comm, node_size);
+    topology_open(&w->topology, w->comm);
     w->hierarchy = (struct hierarchy){.topology = &w->topology};
     w->collectives = hierarchical_collectives(&w->hierarchy);
 }

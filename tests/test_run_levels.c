@@ -53,7 +53,8 @@ static struct rank rank_open(int ranks_per_node, const int *nodes, double timeou
     r.stream = stream_open(r.device, "test");
     comm_attach(r.comm, r.device);
     if (nodes) comm_set_nodes(r.comm, nodes);
-    topology_open(&r.topology, r.comm, ranks_per_node);
+    if (ranks_per_node) comm_declare_nodes(r.comm, ranks_per_node);
+    topology_open(&r.topology, r.comm);
     r.size = comm_size(r.comm);
     r.rank = comm_rank(r.comm);
     return r;
@@ -285,7 +286,7 @@ static void role_places(void) {
     cases(&r);
     topology_close(&r.topology);
     comm_set_nodes(r.comm, uneven);
-    topology_open(&r.topology, r.comm, 0);
+    topology_open(&r.topology, r.comm);
     make_collectives(&r);
     if (r.topology.two_levels || !strstr(r.topology.note, "have")) fail("one level was expected");
     cases(&r);

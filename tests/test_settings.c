@@ -314,6 +314,9 @@ static void test_stages(void **state) {
     refuse_stage("--offload_gradients", "04-zero3", "offload_gradients", "stage 05 does");
     refuse_stage("--pin_memory", "01-baseline", "pin_memory", "stage 05 does");
     refuse_stage("--offload_param_pin_memory", "01-baseline", "offload_param_pin_memory", "stage 05 does");
+    check_stage("--zero_hpz_partition_size 1 --ranks_per_node 2 --slow_network 1", "04-zero3", 3);
+    check_stage("--zero_hpz_partition_size 4 --zero_stage 3", "06-multinode", 3);
+    refuse_stage("--zero_hpz_partition_size 4", "04-zero3", "zero_hpz_partition_size", "stage 06 does");
 }
 
 static void test_offload(void **state) {
@@ -325,6 +328,9 @@ static void test_offload(void **state) {
     REFUSED("--offload_gradients --offload_optimizer cpu --zero_stage 1", "use zero_stage 2 or 3");
     REFUSED("--offload_param cpu --zero_stage 3", "--offload_optimizer cpu");
     REFUSED("--offload_optimizer nvme", "'nvme' is none of none, cpu");
+    REFUSED("--zero_hpz_partition_size 4 --zero_stage 2", "set it to 1 with another stage");
+    REFUSED("--zero_hpz_partition_size 4 --zero_stage 3 --offload_optimizer cpu --offload_param cpu",
+            "set it to 1 with another stage, or with offload_param cpu");
     static const struct {
         const char *line;
         bool optimizer, parameters;

@@ -61,6 +61,14 @@ void comm_set_nodes(struct comm *comm, const int *nodes) {
     find_neighbours(comm);
 }
 
+void comm_declare_nodes(struct comm *comm, int ranks_per_node) {
+    if (comm->size % ranks_per_node)
+        fail("ranks_per_node %d: %d ranks cannot be cut into nodes of %d; start a multiple of that many",
+             ranks_per_node, comm->size, ranks_per_node);
+    for (int r = 0; r < comm->size; r++) comm->nodes[r] = r / ranks_per_node;
+    find_neighbours(comm);
+}
+
 void comm_slow_links(struct comm *comm, double bytes_per_second) {
     if (bytes_per_second > 0 && comm->size > 1 && comm->family->carrier->queues)
         fail("a slow network can be imitated where MPI sends (the CPU backend, or ranks that share a GPU), "

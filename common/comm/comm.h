@@ -64,9 +64,11 @@ struct comm *comm_split(struct comm *comm, const int *colours);
 /* From now on, as comm_options.timeout. */
 void comm_set_timeout(struct comm *comm, double seconds);
 /* From now on nodes [size] say which ranks share a node, wherever they run (equal numbers, any; the same
- * array on all ranks): several nodes on one machine, for learning and tests. Call it after device_open(),
- * which has to know how many ranks share the machine, and before comm_split(). */
+ * array on all ranks): several nodes on one machine, for learning and tests. Call it after device_open() and
+ * comm_attach(), which have to know who shares the machine, and before comm_split(). */
 void comm_set_nodes(struct comm *comm, const int *nodes);
+/* The same for nodes of so many consecutive ranks; ends the job where that does not divide their number. */
+void comm_declare_nodes(struct comm *comm, int ranks_per_node);
 /* A slow network between nodes, for learning and tests: from now on what ranks of this family send to other
  * nodes leaves each node at this many bytes per second at most, in both directions at once; each of the
  * node's ranks has the same share of that. Ends the job where NCCL sends, which nobody can hold back; does

@@ -257,7 +257,7 @@ static const struct key keys[] = {
     {"zero_optimization.load_from_fp32_weights", ignore, FILES, NULL},
     {"zero_optimization.memory_efficient_linear", ignore, "the kit has linear layers of its own", NULL},
     {"zero_optimization.log_trace_cache_warnings", ignore, "there is no trace", NULL},
-    {"zero_optimization.zero_hpz_partition_size", ignore_unless_kits, "slices are not kept twice", "1"},
+    {"zero_optimization.zero_hpz_partition_size", set, "zero_hpz_partition_size", NULL},
     {"zero_optimization.mics_shard_size", ignore_unless_kits, "slices are not kept twice", "-1"},
     {"zero_optimization.mics_hierarchical_params_gather", ignore, "slices are not kept twice", NULL},
     {"zero_optimization.zero_quantized_weights", refuse_if_on, "the kit does not quantize; set it to false",

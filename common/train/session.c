@@ -53,6 +53,8 @@ static void open_machine(struct session *s, int count, char **arguments) {
                                              .dtype = s->dtype,
                                              .share_device = settings->share_device});
     comm_attach(s->comm, s->device);
+    if (settings->ranks_per_node) comm_declare_nodes(s->comm, (int)settings->ranks_per_node);
+    comm_slow_links(s->comm, settings->slow_network * 1e9 / 8);
     comm_count_bytes(s->comm, false); /* until session_begin: setting up is not training */
     s->stream = stream_open(s->device, "compute");
     s->phases = phases_open(s->stream, settings->time_phases);

@@ -201,7 +201,7 @@ void session_save(struct session *s, const struct stage_state *stage) {
 
 static void report_communication(struct session *s) {
     struct comm_bytes sent[COLLECTIVES];
-    comm_bytes_sent(s->comm, sent);
+    comm_bytes_sent_family(s->comm, sent);
     long long updates = s->step - s->first_step;
     json_t *event = json_object();
     for (int c = 0; c < COLLECTIVES; c++) {

@@ -233,6 +233,10 @@ bool settings_read_arguments(struct settings *settings, int count, char **argume
 }
 
 static bool check_offload(const struct settings *s, struct error *error) {
+    if (s->zero_hpz_partition_size > 1 && (s->zero_stage != 3 || s->offload_param == OFFLOAD_CPU))
+        return error_set(error, "settings: zero_hpz_partition_size keeps parameters of zero_stage 3 on the "
+                                "device a second time: set it to 1 with another stage, or with offload_param "
+                                "cpu");
     if (s->offload_param == OFFLOAD_CPU && s->zero_stage != 3)
         return error_set(error, "settings: offload_param cpu needs zero_stage 3, which alone cuts parameters "
                                 "into slices; set one of the two otherwise");
@@ -438,7 +442,9 @@ char *settings_data_path(const char *inside) {
         if (slash) *slash = '\0';
     }
     char *beside = xformat("%s/share/workshop", program);
-    const char *roots[] = {WORKSHOP_SOURCE_DIR, WORKSHOP_INSTALL_DIR, beside};
+    /* What was installed (or put aside for a job) with the program comes first: a clone may have changed
+     * since. */
+    const char *roots[] = {beside, WORKSHOP_SOURCE_DIR, WORKSHOP_INSTALL_DIR};
     char *found = NULL;
     for (int i = 0; i < 3 && !found; i++) {
         char *path = xformat("%s/%s", roots[i], inside);

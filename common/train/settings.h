@@ -58,8 +58,9 @@ struct settings {
     bool gradient_checkpointing;
     int64_t train_batch_size; /* examples of an update; 0: whatever the ranks make of it */
     /* ZeRO */
-    int64_t zero_stage;      /* 0 to 3 once settings_read() is done */
-    int64_t stage3_prefetch; /* units gathered ahead of their use */
+    int64_t zero_stage;              /* 0 to 3 once settings_read() is done */
+    int64_t stage3_prefetch;         /* units gathered ahead of their use */
+    int64_t zero_hpz_partition_size; /* ranks of a node that keep the parameters among them, too; 1: none */
     enum offload offload_optimizer, offload_param;
     bool offload_gradients;
     bool pin_memory; /* of what is offloaded, where the next two are auto: see settings_pin_…() */
@@ -83,6 +84,8 @@ struct settings {
     int64_t threads;                /* CPU threads a rank; 0: its share of the node's cores */
     int64_t device_memory_limit;    /* MiB of device memory a rank may use; 0: what there is */
     bool share_device;              /* ranks of a node may have the same GPU */
+    int64_t ranks_per_node;         /* so many consecutive ranks count as a node; 0: as they are */
+    double slow_network;            /* Gbit/s that leave a node, imitated; 0: as it is */
     double communication_timeout;   /* seconds */
     int64_t memory_sample_interval; /* milliseconds; 0: no sampler */
     bool time_phases;               /* note how long forward, backward and so on take */
@@ -129,9 +132,9 @@ void settings_note(struct settings *settings, const char *format, ...) __attribu
 /* All settings in force as a JSON object; a new reference. */
 json_t *settings_json(const struct settings *settings);
 
-/* Folder with the kit's data (config.json of the stages, common/sample): the source tree, else the
- * installation. The caller frees the path of `inside` in it ("common/sample/train.json"); NULL where there is
- * none. */
+/* Folder with the kit's data (config.json of the stages, common/sample): the installation
+ * that the program is in, else the source tree. The caller frees the path of `inside` in it
+ * ("common/sample/train.json"); NULL where there is none. */
 char *settings_data_path(const char *inside);
 
 #endif

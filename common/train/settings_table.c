@@ -64,6 +64,8 @@ const struct setting settings_table[] = {
 
     INTEGER(zero_stage, "-1", -1, 3, "what the ranks share: 0 to 3; -1: the stage's own"),
     INTEGER(stage3_prefetch, "1", 0, 64, "ZeRO-3: units gathered ahead of their use"),
+    {"zero_hpz_partition_size", SETTING_INTEGER, offsetof(struct settings, zero_hpz_partition_size), "1", 1,
+     65536, NULL, "ZeRO-3 on nodes: ranks of a node, which keep the parameters among them, too; 1: no", 6},
     OFFLOAD(SETTING_CHOICE, offload_optimizer, "none", offloads, "where the optimizer's state is"),
     OFFLOAD(SETTING_CHOICE, offload_param, "none", offloads, "where ZeRO-3's slices of parameters are"),
     OFFLOAD(SETTING_BOOL, offload_gradients, "false", NULL, "gradients add up in host memory, too"),
@@ -93,6 +95,8 @@ const struct setting settings_table[] = {
     BOOL(share_device, "false", "several ranks on one GPU, through host memory: slow, for learning"),
     REAL(communication_timeout, "600", 0, 1e9,
          "seconds without an answer after which a peer is given up; 0: never"),
+    INTEGER(ranks_per_node, "0", 0, 65536, "so many consecutive ranks count as a node; 0: nodes as they are"),
+    REAL(slow_network, "0", 0, 1e6, "Gbit/s that may leave a node, imitated; 0: the network as it is"),
     INTEGER(memory_sample_interval, "100", 0, 3600000,
             "milliseconds between samples of memory in use; 0: none"),
     BOOL(time_phases, "false", "time forward, backward, optimizer and exposed communication"),

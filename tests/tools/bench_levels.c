@@ -154,7 +154,8 @@ static void bench_open(struct bench *b, int ranks_per_node, double gbit) {
                                                      .dtype = FP32});
     b->stream = stream_open(b->device, "bench");
     comm_attach(b->comm, b->device);
-    topology_open(&b->topology, b->comm, ranks_per_node);
+    if (ranks_per_node > 0) comm_declare_nodes(b->comm, ranks_per_node);
+    topology_open(&b->topology, b->comm);
     comm_slow_links(b->comm, gbit * 1e9 / 8);
     layout_open(&b->layout, &config, comm_size(b->comm));
     size_t sliced = b->layout.sliced * sizeof(float), largest = b->layout.largest * sizeof(float);
