@@ -1,0 +1,84 @@
+# What every job does, once Slurm has started it on its first node. Sourced by the .sbatch files; `here` is this folder.
+# shellcheck shell=bash disable=SC2154 # kit.sh sets them
+set -euo pipefail
+
+warned="" interrupted="" process=""
+# Slurm's warning, some time before the job's time is up: the program saves and leaves.
+trap 'warned=yes interrupted=yes; [[ -z $process ]] || kill -USR1 "$process" 2>/dev/null || true' USR1
+
+source "$here/kit.sh"
+read_site
+parse_name "$SLURM_JOB_NAME"
+
+ranks=$((devices * nodes))
+((SLURM_JOB_NUM_NODES == nodes && SLURM_NTASKS == ranks)) ||
+    die "$SLURM_JOB_NAME wants $nodes nodes and $ranks tasks, but this job has $SLURM_JOB_NUM_NODES and $SLURM_NTASKS: submit it with slurm/${devices}G${nodes}N.sbatch"
+
+# Modules are loaded in the job's own shell; their scripts may use unset variables.
+if ((${#modules[@]})); then
+    set +eu
+    module load "${modules[@]}" || die "module load ${modules[*]}: see above; modules are named in $site"
+    set -eu
+fi
+
+# The job's folder: the same one each time that this job is started. What was put aside for it stays with it.
+run=${WORKSHOP_RUN:-$runs/$SLURM_JOB_NAME-$SLURM_JOB_ID}
+find_kit
+find_program "$SLURM_JOB_NAME"
+if [[ -z ${WORKSHOP_ASIDE:-} ]]; then
+    aside=$runs/.submitted/of-$SLURM_JOB_ID
+    mkdir -p "$runs/.submitted" || die "$runs: cannot be written"
+    [[ -e $aside ]] || ln -s "$(put_aside "$runs/.submitted")" "$aside"
+    WORKSHOP_ASIDE=$(readlink -f "$aside")
+fi
+program=$WORKSHOP_ASIDE/libexec/workshop/$device/$stage/train
+
+# The series of memory that an earlier start of this job has left.
+if [[ -f $run/memory.csv ]]; then mv "$run/memory.csv" "$run/memory-before-start-$((${SLURM_RESTART_COUNT:-0} + 1)).csv"; fi
+
+settings_for
+[[ -z $model ]] || job_settings+=(--model_name_or_path "$model")
+[[ -z $train_file ]] || job_settings+=(--train_file "$train_file")
+[[ -z $validation_file ]] || job_settings+=(--validation_file "$validation_file")
+job_settings+=(--save_on_signal usr1 --resume_from_checkpoint true --disable_tqdm true "${settings[@]}" "$@"
+    --output_dir "$run")
+
+# One rank needs no launcher. mpirun finds the allocation's nodes by itself and starts its daemons through Slurm.
+[[ -n $launcher ]] || launcher=$(command -v mpirun >/dev/null && echo mpirun || echo srun)
+command=()
+if ((ranks > 1)) && [[ $launcher == mpirun ]]; then
+    command=(mpirun -n "$ranks")
+    if mpirun --version 2>&1 | grep -q 'Open MPI'; then
+        command+=(--quiet --bind-to none --oversubscribe --mca btl_base_warn_component_unused 0)
+        ((EUID != 0)) || export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+    fi
+elif ((ranks > 1)); then
+    command=(srun --mpi="$mpi" --kill-on-bad-exit=1 --cpu-bind=none)
+    [[ -z ${SLURM_CPUS_PER_TASK:-} ]] || command+=(--cpus-per-task="$SLURM_CPUS_PER_TASK")
+fi
+
+echo "== $SLURM_JOB_NAME, job $SLURM_JOB_ID, start $((${SLURM_RESTART_COUNT:-0} + 1)), $(date '+%F %T'), on $SLURM_JOB_NODELIST"
+echo "== ${command[*]:+${command[*]} }$program ${job_settings[*]}"
+[[ -n $model ]] || echo "== no model in site.conf: the tiny one, on the sample text"
+
+"${command[@]}" "$program" "${job_settings[@]}" &
+process=$!
+[[ -z $warned ]] || kill -USR1 "$process"
+status=0
+while :; do # a signal that has a trap ends wait, not the program
+    interrupted="" status=0
+    wait "$process" || status=$?
+    [[ -n $interrupted ]] || break
+done
+
+echo "== the program ended with exit code $status after $SECONDS s"
+"$here/memory_summary" "$run" || true
+
+# 75 is the program's "saved, go on later". Slurm then starts this job again, under the same number, from the top of
+# this file; the program finds the checkpoint in its folder.
+if ((status == 75)); then
+    echo "== requeued: goes on from its last checkpoint"
+    scontrol requeue "$SLURM_JOB_ID" && sleep 60 # Slurm ends this script
+    say "error: Slurm does not requeue this job: go on with slurm/submit --resume $SLURM_JOB_ID $SLURM_JOB_NAME"
+fi
+exit "$status"
