@@ -1,10 +1,24 @@
 #include "03-zero2/gradient_shard.h"
 
+#include "common/base/error.h"
+
 int rotation_depth(const struct layout *layout, int wanted) {
     size_t saved = layout->padded - layout->sliced; /* what is not kept whole */
     int depth = wanted;
     while (depth > 1 && (size_t)depth * layout->largest >= saved) depth--;
     return depth;
+}
+
+/* Where even one buffer is as large as all that is not kept, which takes a model of very few units. */
+static void warn_unless_saving(const struct layout *layout) {
+    if (layout->world_size == 1 || layout->largest < layout->padded - layout->sliced) return;
+    int largest = 0;
+    while (layout->units[largest].padded < layout->largest) largest++;
+    char name[32];
+    unit_name(&layout->units[largest], name);
+    warn("%s has %.0f%% of the model's parameters: a buffer for it takes as much as %d ranks save that keep "
+         "slices; do not expect less memory than in the stage before",
+         name, 100.0 * (double)layout->units[largest].count / (double)layout->parameters, layout->world_size);
 }
 
 void gradient_shard_open(struct gradient_shard *shard, struct device *device, struct stream *stream,
@@ -25,6 +39,7 @@ void gradient_shard_open_to(struct gradient_shard *shard, struct device *device,
                                      .dtype = dtype,
                                      .sink = sink,
                                      .depth = GRADIENT_ROTATION};
+    warn_unless_saving(layout);
     size_t size = dtype_size(dtype);
     shard->adding = stream_open(device, "adding gradients");
     if (!sink) {

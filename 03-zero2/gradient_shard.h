@@ -61,7 +61,8 @@ struct gradient_shard {
 int rotation_depth(const struct layout *layout, int wanted);
 
 /* Device memory for my slices (heading gradients) and for the rotation (heading buffers). `comm` is what the
- * collectives are of; all pointers must live as long. The caller closes it. */
+ * collectives are of; all pointers must live as long. Warns where no depth leaves less memory in use. The
+ * caller closes it. */
 void gradient_shard_open(struct gradient_shard *shard, struct device *device, struct stream *stream,
                          struct comm *comm, const struct layout *layout,
                          const struct collectives *collectives, enum dtype dtype);

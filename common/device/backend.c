@@ -41,11 +41,14 @@ static const char *what_needs_less(const struct blocks *blocks, enum heading hea
     if (blocks->place[0] == 'h') return "keep less on the host, or start fewer ranks on this node";
     switch (heading) {
     case PARAMETERS:
-        return "stage 04 needs less with 2 or more ranks: each keeps a slice of the parameters";
+        return "stage 04 needs less, the less the more ranks: each keeps a slice of the parameters";
     case GRADIENTS:
-        return "stages 03 and 04 need less with 2 or more ranks: each keeps a slice of the gradients";
+        return "stages 03 and 04 need less, the less the more ranks: each keeps a slice of the gradients";
     case OPTIMIZER:
-        return "stages 02 to 04 need less with 2 or more ranks: each keeps a slice of the optimizer's state";
+        return "stages 02 to 04 need less, the less the more ranks: each keeps a slice of the optimizer's "
+               "state";
+    case BUFFERS:
+        return "stages 02 to 04 need less with more ranks, stage 04 also with a lower stage3_prefetch";
     default:
         return "smaller batches or gradient_checkpointing need less, and so do stages 02 to 04 with 2 or "
                "more ranks";
