@@ -58,8 +58,8 @@ static double layernorm(void *context) {
     return value;
 }
 
-static const size_t shapes[][2] = {{0, 8},   {1, 1},   {3, 5},    {7, 33},
-                                   {2, 129}, {70, 16}, {3, 1100}, {200, 130}};
+static const size_t shapes[][2] = {{0, 8},    {1, 1},     {3, 5},    {7, 33},   {2, 129}, {70, 16},
+                                   {3, 1100}, {200, 130}, {700, 96}, {9, 1536}, {6, 3072}};
 enum { SHAPES = sizeof shapes / sizeof *shapes };
 
 /* ---- forward ---- */
@@ -137,11 +137,26 @@ static void add_to(double *sum, const double *values, size_t count) {
 
 enum target { FRESH, ONTO_ADD, ONTO_DY };
 
+/* Beside the sums of dx as the device has stored it, `rounding` of each element away from what it has summed.
+ */
+static void check_dx_sums(enum dtype dtype, const struct problem *p, void *sums, const double *before,
+                          const void *dx, bool accumulate) {
+    double rounding = dtype == FP32 ? 0 : dtype == BF16 ? 0x1p-9 : 0x1p-12;
+    double *stored = from_device(dtype, dx, p->rows * p->h), *expected = xcalloc(p->h, sizeof(double));
+    for (size_t i = 0; i < p->h; i++) {
+        if (accumulate) expected[i] = before[i];
+        for (size_t r = 0; r < p->rows; r++) expected[i] += stored[r * p->h + i];
+    }
+    check_device("dx_sums of layernorm_backward", dtype, sums, expected, p->h, 1e-5 + 4 * rounding);
+    free(stored);
+    free(expected);
+}
+
 /* `target`: where dx goes. */
 static void check_backward(enum dtype dtype, const struct problem *p, const struct gradients *g,
                            bool with_add, enum target target, bool accumulate) {
     size_t count = p->rows * p->h, h = p->h;
-    double *add = random_values(dtype, count, 3), *before = random_values(dtype, 2 * h, 3);
+    double *add = random_values(dtype, count, 3), *before = random_values(dtype, 3 * h, 3);
     double *dx = xmalloc((count + 1) * sizeof *dx), *dw = xmalloc(2 * h * sizeof *dw);
     memcpy(dx, g->x, count * sizeof *dx);
     memcpy(dw, g->weight, h * sizeof *dw);
@@ -150,18 +165,26 @@ static void check_backward(enum dtype dtype, const struct problem *p, const stru
     if (accumulate) add_to(dw, before, 2 * h);
 
     void *x = to_device(dtype, p->x, count), *weight = to_device(dtype, p->weight, h);
+    void *bias = to_device(dtype, p->bias, h);
     void *dy = to_device(dtype, p->slope, count), *added = to_device(dtype, add, count);
     void *mean = to_device(FP32, p->mean, p->rows), *rstd = to_device(FP32, p->rstd, p->rows);
     void *dweight = to_device(dtype, before, h), *dbias = to_device(dtype, before + h, h);
     void *fresh = to_device(dtype, NULL, count);
     void *out = target == FRESH ? fresh : target == ONTO_ADD ? added : dy;
-    layernorm_backward(kernels_stream(), dtype, out, dweight, dbias, dy, x, weight, mean, rstd,
-                       with_add ? added : NULL, p->rows, h, accumulate);
+    /* What may be left out is asked for where there is something to add. */
+    void *sums = to_device(dtype, before + 2 * h, h), *normed = to_device(dtype, NULL, count);
+    struct layernorm_gradients to = {out, dweight, dbias, with_add ? sums : NULL, with_add ? normed : NULL};
+    layernorm_backward(kernels_stream(), dtype, &to, dy, x, weight, bias, mean, rstd, with_add ? added : NULL,
+                       p->rows, h, accumulate);
     check_device("dx of layernorm_backward", dtype, out, dx, count, 3e-6);
     check_device("dweight of layernorm_backward", dtype, dweight, dw, h, 3e-6);
     check_device("dbias of layernorm_backward", dtype, dbias, dw + h, h, 3e-6);
-    void *const blocks[] = {x, weight, dy, added, mean, rstd, dweight, dbias, fresh};
-    for (int i = 0; i < 9; i++) release(blocks[i]);
+    if (with_add) {
+        check_device("out of layernorm_backward", dtype, normed, p->out, count, 3e-6);
+        check_dx_sums(dtype, p, sums, before + 2 * h, out, accumulate);
+    }
+    void *const blocks[] = {x, weight, bias, dy, added, mean, rstd, dweight, dbias, fresh, sums, normed};
+    for (int i = 0; i < 12; i++) release(blocks[i]);
     double *const arrays[] = {add, before, dx, dw};
     for (int i = 0; i < 4; i++) free(arrays[i]);
 }
@@ -205,15 +228,16 @@ static void both_ways(struct stream *stream, void *out) {
     float *x = to_device(FP32, p.x, BITS_COUNT), *weight = to_device(FP32, p.weight, BITS_H);
     float *bias = to_device(FP32, p.bias, BITS_H), *dy = to_device(FP32, p.slope, BITS_COUNT);
     float *y = to_device(FP32, NULL, BITS_COUNT), *mean = to_device(FP32, NULL, BITS_ROWS);
-    float *rstd = to_device(FP32, NULL, BITS_ROWS);
+    float *rstd = to_device(FP32, NULL, BITS_ROWS), *dweight = to_device(FP32, p.weight, BITS_H);
     layernorm_forward(stream, FP32, y, mean, rstd, x, weight, bias, BITS_ROWS, BITS_H, (float)EPS);
-    layernorm_backward(stream, FP32, dy, weight, bias, dy, x, weight, mean, rstd, y, BITS_ROWS, BITS_H, true);
-    copy_to_host(stream, out, dy, BITS_COUNT * sizeof(float));
-    copy_to_host(stream, (float *)out + BITS_COUNT, weight, BITS_H * sizeof(float));
+    struct layernorm_gradients to = {.dx = y, .dweight = dweight, .dbias = bias};
+    layernorm_backward(stream, FP32, &to, dy, x, weight, NULL, mean, rstd, y, BITS_ROWS, BITS_H, true);
+    copy_to_host(stream, out, y, BITS_COUNT * sizeof(float));
+    copy_to_host(stream, (float *)out + BITS_COUNT, dweight, BITS_H * sizeof(float));
     copy_to_host(stream, (float *)out + BITS_COUNT + BITS_H, bias, BITS_H * sizeof(float));
     stream_synchronize(stream);
-    float *const blocks[] = {x, weight, bias, dy, y, mean, rstd};
-    for (int i = 0; i < 7; i++) release(blocks[i]);
+    float *const blocks[] = {x, weight, bias, dy, y, mean, rstd, dweight};
+    for (int i = 0; i < 8; i++) release(blocks[i]);
     problem_free(&p);
 }
 

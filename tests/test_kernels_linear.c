@@ -136,7 +136,7 @@ static void test_gelu_forward(void **state) {
 static void test_gelu_range(void **state) {
     (void)state;
     enum { COUNT = 40001 };
-    static const double steps[] = {0, 0x1p-8, 0x1p-11}, smallest[] = {1e-37, 1e-37, 0x1p-25};
+    static const double steps[] = {0, 0x1p-8, 0x1p-11}, smallest[] = {1e-37, 2e-37, 0x1p-25};
     for (int d = 0; d < DTYPES; d++) {
         double *x = random_values(dtypes[d], COUNT, 12), *y = xmalloc(COUNT * sizeof *y);
         x[0] = 0;
@@ -150,7 +150,8 @@ static void test_gelu_range(void **state) {
         for (int i = 0; i < COUNT; i++) {
             double u = 0.79788456 * x[i] * (1 + 0.044715 * x[i] * x[i]);
             y[i] = x[i] / (1 + exp(-2 * u)); /* the same, without a difference */
-            /* An error of u is one of e^2u that many times as large. Below 1e-37 it may be 0. */
+            /* An error of u is one of e^2u that many times as large. Where it is as small as the
+             * smallest normal numbers it may be 0. */
             double bound = fabs(y[i]) * (4e-7 * (1 + fabs(u)) + steps[d]) + smallest[d];
             if (!(fabs(got[i] - y[i]) <= bound))
                 fail_msg("gelu(%.9g) in %s is %.9g, not %.9g", x[i], dtype_name(dtypes[d]), got[i], y[i]);
@@ -210,25 +211,48 @@ static void test_backward_input(void **state) {
     check_backward_input(BF16, FP32, &(struct shape){6, 0, 5}, 0);
 }
 
+/* The bias's gradient, beside the sums of what the device has stored, rounded from what it has summed. */
+static void check_gelu_bias(enum dtype dtype, const struct shape *s, void *dbias, double *expected,
+                            const void *dpre, bool accumulate) {
+    double *stored = from_device(dtype, dpre, s->m * s->k);
+    for (size_t c = 0; c < s->k; c++) {
+        if (!accumulate) expected[c] = 0;
+        for (size_t r = 0; r < s->m; r++) expected[c] += stored[r * s->k + c];
+    }
+    double rounding = dtype == FP32 ? 0 : dtype == BF16 ? 0x1p-9 : 0x1p-12;
+    check_device("dbias of linear_gelu_backward_input", dtype, dbias, expected, s->k, SUMS + 4 * rounding);
+    free(stored);
+}
+
+static void check_gelu_backward_input(enum dtype dtype, const struct shape *s, bool accumulate) {
+    size_t inputs = s->m * s->k;
+    double *dy = random_values(dtype, s->m * s->n, 1), *w = random_values(dtype, s->n * s->k, 1);
+    double *pre = random_values(dtype, inputs, 4), *expected = backward_input(s, dy, w, NULL);
+    double *bias = random_values(dtype, s->k, 4);
+    for (size_t j = 0; j < inputs; j++) expected[j] *= gelu_slope(pre[j]);
+    void *ddy = to_device(dtype, dy, s->m * s->n), *dw = to_device(dtype, w, s->n * s->k);
+    void *dpre = to_device(dtype, pre, inputs), *out = to_device(dtype, NULL, inputs);
+    void *active = to_device(dtype, NULL, inputs), *again = to_device(dtype, NULL, inputs);
+    void *dbias = to_device(dtype, bias, s->k);
+    linear_gelu_backward_input(kernels_stream(), dtype, out, dbias, active, ddy, dw, dpre, s->m, s->n, s->k,
+                               accumulate);
+    check_device("linear_gelu_backward_input", dtype, out, expected, inputs, SUMS + second_rounding(dtype));
+    check_gelu_bias(dtype, s, dbias, bias, out, accumulate);
+    gelu_forward(kernels_stream(), dtype, again, dpre, inputs);
+    double *recomputed = from_device(dtype, active, inputs), *first = from_device(dtype, again, inputs);
+    assert_memory_equal(recomputed, first, inputs * sizeof *first);
+    void *const blocks[] = {ddy, dw, dpre, out, active, again, dbias};
+    for (int j = 0; j < 7; j++) release(blocks[j]);
+    double *const arrays[] = {dy, w, pre, expected, bias, recomputed, first};
+    for (int j = 0; j < 7; j++) free(arrays[j]);
+}
+
 static void test_gelu_backward_input(void **state) {
     (void)state;
     for (int d = 0; d < DTYPES; d++) {
-        for (int i = 0; i < 8; i++) {
-            enum dtype dtype = dtypes[d];
-            const struct shape *s = &shapes[i];
-            size_t inputs = s->m * s->k;
-            double *dy = random_values(dtype, s->m * s->n, 1), *w = random_values(dtype, s->n * s->k, 1);
-            double *pre = random_values(dtype, inputs, 4), *expected = backward_input(s, dy, w, NULL);
-            for (size_t j = 0; j < inputs; j++) expected[j] *= gelu_slope(pre[j]);
-            void *ddy = to_device(dtype, dy, s->m * s->n), *dw = to_device(dtype, w, s->n * s->k);
-            void *dpre = to_device(dtype, pre, inputs), *out = to_device(dtype, NULL, inputs);
-            linear_gelu_backward_input(kernels_stream(), dtype, out, ddy, dw, dpre, s->m, s->n, s->k);
-            check_device("linear_gelu_backward_input", dtype, out, expected, inputs,
-                         SUMS + second_rounding(dtype));
-            void *const blocks[] = {ddy, dw, dpre, out};
-            for (int j = 0; j < 4; j++) release(blocks[j]);
-            double *const arrays[] = {dy, w, pre, expected};
-            for (int j = 0; j < 4; j++) free(arrays[j]);
+        for (int i = 0; i < SHAPES; i++) {
+            check_gelu_backward_input(dtypes[d], &shapes[i], false);
+            check_gelu_backward_input(dtypes[d], &shapes[i], true);
         }
     }
 }
@@ -304,15 +328,14 @@ static void test_finite_differences(void **state) {
     void *pre = to_device(FP32, l.x, inputs), *w = to_device(FP32, l.w, weights);
     void *dy = to_device(FP32, l.slope, outputs), *active = to_device(FP32, NULL, inputs);
     void *out_pre = to_device(FP32, NULL, inputs), *out_w = to_device(FP32, NULL, weights);
-    void *out_bias = to_device(FP32, NULL, s.n);
-    gelu_forward(stream, FP32, active, pre, inputs);
-    linear_gelu_backward_input(stream, FP32, out_pre, dy, w, pre, s.m, s.n, s.k);
+    void *out_bias = to_device(FP32, NULL, s.n), *pre_bias = to_device(FP32, NULL, s.k);
+    linear_gelu_backward_input(stream, FP32, out_pre, pre_bias, active, dy, w, pre, s.m, s.n, s.k, false);
     linear_backward_weight(stream, FP32, out_w, out_bias, dy, s.n, active, s.m, s.n, s.k, false);
     check_device("dpre beside finite differences", FP32, out_pre, dpre, inputs, 1e-6);
     check_device("dw beside finite differences", FP32, out_w, dw, weights, 1e-6);
     check_device("dbias beside finite differences", FP32, out_bias, dbias, s.n, 1e-6);
-    void *const blocks[] = {pre, w, dy, active, out_pre, out_w, out_bias};
-    for (int i = 0; i < 7; i++) release(blocks[i]);
+    void *const blocks[] = {pre, w, dy, active, out_pre, out_w, out_bias, pre_bias};
+    for (int i = 0; i < 8; i++) release(blocks[i]);
     double *const arrays[] = {l.x, l.w, l.bias, l.slope, dpre, dw, dbias};
     for (int i = 0; i < 7; i++) free(arrays[i]);
 }

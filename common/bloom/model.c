@@ -56,7 +56,9 @@ static void all_items(struct inventory *inventory, struct activations *a, const 
     item(inventory, &a->wide, 4 * n * h, size, "GELU's output");
     item(inventory, &a->d_wide, 4 * n * h, size, "the wide activation's gradient");
     item(inventory, &a->d_x, n * h, size, "the residual stream's gradient");
+    item(inventory, &a->d_middle, n * h, size, "a gradient between a block's halves");
     item(inventory, &a->d_temporary, n * h, size, "a gradient on its way");
+    item(inventory, &a->d_qkv, 3 * n * h, size, "gradients of queries, keys and values");
     item(inventory, &a->d_normed, r * h, sizeof(float), "the head input's gradient");
     item(inventory, &a->d_scratch, heads * n, sizeof(float), "attention statistics");
 }
@@ -80,6 +82,9 @@ void model_open(struct model *model, struct device *device, struct stream *strea
                             .gradient_checkpointing = gradient_checkpointing,
                             .device = device,
                             .stream = stream,
+                            .weights_stream = stream_open_background(device, "gradients of weights"),
+                            .queued = event_open(device),
+                            .down_done = event_open(device),
                             .capacity = capacity};
     model->parameters = xcalloc((size_t)layout->count, sizeof *model->parameters);
     model->gradients = xcalloc((size_t)layout->count, sizeof *model->gradients);
@@ -99,6 +104,9 @@ void model_close(struct model *model) {
     struct inventory inventory = {.task = RELEASE, .device = model->device};
     all_items(&inventory, &model->activations, &model->config, model->layout->padded_vocabulary, model->dtype,
               model->capacity, model->gradient_checkpointing);
+    event_close(model->down_done);
+    event_close(model->queued);
+    stream_close(model->weights_stream);
     free(model->activations.blocks);
     free(model->parameters);
     free(model->gradients);

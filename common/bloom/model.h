@@ -12,9 +12,13 @@
  * The word embedding is both the look-up table and the output head, so its gradient has two parts: head_dw
  * adds them, chunk by chunk, when everything else is done, and no more than one chunk of it need exist.
  *
+ * In a block's backward no layer waits for the gradients of another's weights: they are queued on a stream of
+ * their own, so that the device always finds work there, and model->stream waits for them when the block is
+ * done. Nobody outside this module sees that stream.
+ *
  * Shapes in the comments: n rows (tokens) of a pack, r labelled rows, h hidden, V vocabulary. Everything is
- * queued on model->stream; storage is model->dtype. The numbers are those of Hugging Face's BloomForCausalLM
- * (Scao et al. 2022).
+ * queued on model->stream, or done there for those who wait for it; storage is model->dtype. The numbers are
+ * those of Hugging Face's BloomForCausalLM (Scao et al. 2022).
  */
 #ifndef COMMON_BLOOM_MODEL_H
 #define COMMON_BLOOM_MODEL_H
@@ -51,10 +55,12 @@ struct activations {
     float *losses; /* [r] weighted cross-entropy of each labelled row */
     /* Used by one unit after the other: */
     void *norm;        /* [n,h]  a layer norm's output */
-    void *wide;        /* [n,4h] GELU's output; in the backward also dqkv [n,3h] */
+    void *wide;        /* [n,4h] GELU's output */
     void *d_wide;      /* [n,4h] */
     void *d_x;         /* [n,h]  the gradient that is handed from block to block */
+    void *d_middle;    /* [n,h]  within a block, between its two halves */
     void *d_temporary; /* [n,h] */
+    void *d_qkv;       /* [n,3h] */
     float *d_normed;   /* [r,h]  fp32: summed over the chunks */
     float *d_scratch;  /* [heads,n] */
 };
@@ -66,9 +72,12 @@ struct model {
     bool gradient_checkpointing; /* keep only each block's input; recompute the rest in its backward */
     struct device *device;
     struct stream *stream;
-    void **parameters; /* [units] where a unit's parameters are now, whole; NULL: not here */
-    void **gradients;  /* [units] where a unit's gradients go, whole */
-    bool accumulate;   /* gradients add to what is there; without: overwrite it */
+    struct stream *weights_stream; /* of a block's weights' gradients */
+    struct event *queued;          /* what one of the two streams has to wait for in the other */
+    struct event *down_done;       /* weights_stream needs d_x no longer */
+    void **parameters;             /* [units] where a unit's parameters are now, whole; NULL: not here */
+    void **gradients;              /* [units] where a unit's gradients go, whole */
+    bool accumulate;               /* gradients add to what is there; without: overwrite it */
     struct pack_size capacity;
     struct activations activations;
 };

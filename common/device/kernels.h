@@ -36,9 +36,12 @@ void linear_backward_input(struct stream *stream, enum dtype dtype, void *dx, en
                            const void *dy, size_t lddy, const void *w, const void *add, size_t m, size_t n,
                            size_t k);
 
-/* dpre [m,k] = (dy [m,n] · w [n,k]) ∘ gelu'(pre [m,k]): backward of the linear that follows a GELU. */
-void linear_gelu_backward_input(struct stream *stream, enum dtype dtype, void *dpre, const void *dy,
-                                const void *w, const void *pre, size_t m, size_t n, size_t k);
+/* Backward of the linear that follows a GELU, down to the bias of the one before it: dpre [m,k] =
+ * (dy [m,n] · w [n,k]) ∘ gelu'(pre [m,k]), dbias [k] (+)= column sums of dpre, and on the way, for w's own
+ * gradient, active [m,k] = gelu(pre): what linear_gelu_forward gave, recomputed. */
+void linear_gelu_backward_input(struct stream *stream, enum dtype dtype, void *dpre, void *dbias,
+                                void *active, const void *dy, const void *w, const void *pre, size_t m,
+                                size_t n, size_t k, bool accumulate);
 
 /* dw [n,k] (+)= dy [m,n]ᵀ (leading dimension lddy) · x [m,k]; dbias [n] (+)= column sums of dy; dbias may be
  * NULL. */
@@ -58,11 +61,19 @@ void layernorm_recompute(struct stream *stream, enum dtype dtype, void *out, con
                          const float *rstd, const void *x, const void *weight, const void *bias, size_t rows,
                          size_t h);
 
-/* dx [rows,h] = d(layer norm)/dx · dy + add [rows,h]; dweight, dbias [h] (+)=. add may be NULL or dx itself;
- * dx may be dy itself. */
-void layernorm_backward(struct stream *stream, enum dtype dtype, void *dx, void *dweight, void *dbias,
-                        const void *dy, const void *x, const void *weight, const float *mean,
-                        const float *rstd, const void *add, size_t rows, size_t h, bool accumulate);
+/* Where a layer norm's backward puts what it can tell from one reading of x. */
+struct layernorm_gradients {
+    void *dx;              /* [rows,h] = d(layer norm)/dx · dy + add */
+    void *dweight, *dbias; /* [h] (+)= */
+    void *dx_sums;         /* [h] (+)= column sums of dx: the gradient of a bias in x; may be NULL */
+    void *out;             /* [rows,h] = what layernorm_forward gave, recomputed; may be NULL */
+};
+
+/* dy, x and add are [rows,h]; add may be NULL or dx itself, dx may be dy itself. */
+void layernorm_backward(struct stream *stream, enum dtype dtype, const struct layernorm_gradients *to,
+                        const void *dy, const void *x, const void *weight, const void *bias,
+                        const float *mean, const float *rstd, const void *add, size_t rows, size_t h,
+                        bool accumulate);
 
 /* ---- attention (fused: no T×T matrix in memory; Dao et al. 2022) with ALiBi (Press et al. 2022) ---- */
 

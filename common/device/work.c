@@ -40,8 +40,11 @@ void work_linear_backward_input(struct stream *stream, enum dtype dtype, enum dt
         matrix(dtype, m, n) + matrix(dtype, n, k) + (1 + added) * matrix(dx_dtype, m, k));
 }
 
-void work_linear_gelu_backward_input(struct stream *stream, enum dtype dtype, size_t m, size_t n, size_t k) {
-    add(stream, product(m, n, k), matrix(dtype, m, n) + matrix(dtype, n, k) + 2 * matrix(dtype, m, k));
+void work_linear_gelu_backward_input(struct stream *stream, enum dtype dtype, size_t m, size_t n, size_t k,
+                                     bool accumulate) {
+    add(stream, product(m, n, k),
+        matrix(dtype, m, n) + matrix(dtype, n, k) + 3 * matrix(dtype, m, k) +
+            (1 + accumulate) * vector(dtype, k));
 }
 
 void work_linear_backward_weight(struct stream *stream, enum dtype dtype, bool bias, size_t m, size_t n,
@@ -60,11 +63,13 @@ void work_layernorm_forward(struct stream *stream, enum dtype dtype, size_t rows
     add(stream, 0, 2 * matrix(dtype, rows, h) + 2 * vector(dtype, h) + matrix(FP32, rows, 2));
 }
 
-void work_layernorm_backward(struct stream *stream, enum dtype dtype, bool added, size_t rows, size_t h,
-                             bool accumulate) {
-    double weight = vector(dtype, h), gradients = 2 * vector(dtype, h);
+/* The forward's bias is read where its output is recomputed. */
+void work_layernorm_backward(struct stream *stream, enum dtype dtype, const struct layernorm_gradients *to,
+                             bool added, size_t rows, size_t h, bool accumulate) {
+    bool recomputed = to->out != NULL, summed = to->dx_sums != NULL;
     add(stream, 0,
-        (3 + added) * matrix(dtype, rows, h) + weight + (1 + accumulate) * gradients + matrix(FP32, rows, 2));
+        (3 + added + recomputed) * matrix(dtype, rows, h) + (1 + recomputed) * vector(dtype, h) +
+            (2 + summed) * (1 + accumulate) * vector(dtype, h) + matrix(FP32, rows, 2));
 }
 
 /* ---- attention ---- */

@@ -22,15 +22,16 @@ void work_linear_forward(struct stream *stream, enum dtype dtype, bool bias, boo
 void work_linear_gelu_forward(struct stream *stream, enum dtype dtype, size_t m, size_t n, size_t k);
 void work_linear_backward_input(struct stream *stream, enum dtype dtype, enum dtype dx_dtype, bool add,
                                 size_t m, size_t n, size_t k);
-void work_linear_gelu_backward_input(struct stream *stream, enum dtype dtype, size_t m, size_t n, size_t k);
+void work_linear_gelu_backward_input(struct stream *stream, enum dtype dtype, size_t m, size_t n, size_t k,
+                                     bool accumulate);
 void work_linear_backward_weight(struct stream *stream, enum dtype dtype, bool bias, size_t m, size_t n,
                                  size_t k, bool accumulate);
 void work_gelu_forward(struct stream *stream, enum dtype dtype, size_t count);
 
 /* layernorm_forward and layernorm_recompute. */
 void work_layernorm_forward(struct stream *stream, enum dtype dtype, size_t rows, size_t h);
-void work_layernorm_backward(struct stream *stream, enum dtype dtype, bool add, size_t rows, size_t h,
-                             bool accumulate);
+void work_layernorm_backward(struct stream *stream, enum dtype dtype, const struct layernorm_gradients *to,
+                             bool add, size_t rows, size_t h, bool accumulate);
 
 void work_attention_forward(struct stream *stream, enum dtype dtype, const struct sequences *sequences,
                             size_t heads, size_t head_dim);

@@ -185,8 +185,8 @@ static void count_linear(struct stream *stream, enum dtype dtype) {
     struct device *device = stream_device(stream);
     double s = (double)dtype_size(dtype), flops = 2 * 6 * 4 * 8;
     void *mn = operand(stream), *mk = operand(stream), *nk = operand(stream), *row = operand(stream),
-         *other = operand(stream);
-    assert_work(device, 0, 5 * MOST, 5);
+         *other = operand(stream), *active = operand(stream);
+    assert_work(device, 0, 6 * MOST, 6);
     linear_forward(stream, dtype, mn, N, mk, nk, NULL, NULL, M, N, K);
     assert_work(device, flops, s * (48 + 32 + 24), 1);
     linear_forward(stream, dtype, mn, N, mk, nk, row, mn, M, N, K);
@@ -197,8 +197,10 @@ static void count_linear(struct stream *stream, enum dtype dtype) {
     assert_work(device, flops, s * (24 + 32 + 48), 1);
     linear_backward_input(stream, dtype, mk, FP32, mn, N, nk, mk, M, N, K);
     assert_work(device, flops, s * (24 + 32) + 4 * (48 + 48), 1);
-    linear_gelu_backward_input(stream, dtype, mk, mn, nk, other, M, N, K);
-    assert_work(device, flops, s * (24 + 32 + 48 + 48), 1);
+    linear_gelu_backward_input(stream, dtype, mk, row, active, mn, nk, other, M, N, K, false);
+    assert_work(device, flops, s * (24 + 32 + 48 + 48 + 48 + 8), 1);
+    linear_gelu_backward_input(stream, dtype, mk, row, active, mn, nk, other, M, N, K, true);
+    assert_work(device, flops, s * (24 + 32 + 48 + 48 + 48 + 8 + 8), 1);
     linear_backward_weight(stream, dtype, nk, NULL, mn, N, mk, M, N, K, false);
     assert_work(device, flops, s * (24 + 48 + 32), 1);
     linear_backward_weight(stream, dtype, nk, row, mn, N, mk, M, N, K, true);
@@ -219,10 +221,16 @@ static void count_layernorm(struct stream *stream, enum dtype dtype) {
     assert_work(device, 0, s * (48 + 48 + 8 + 8) + 4 * (6 + 6), 1);
     layernorm_recompute(stream, dtype, out, mean, rstd, x, weight, bias, M, K);
     assert_work(device, 0, s * (48 + 48 + 8 + 8) + 4 * (6 + 6), 1);
-    layernorm_backward(stream, dtype, out, weight, bias, out, x, weight, mean, rstd, NULL, M, K, false);
+    struct layernorm_gradients to = {.dx = out, .dweight = operand(stream), .dbias = operand(stream)};
+    assert_work(device, 0, 2 * MOST, 2);
+    layernorm_backward(stream, dtype, &to, out, x, weight, bias, mean, rstd, NULL, M, K, false);
     assert_work(device, 0, s * (48 + 48 + 48 + 8 + 8 + 8) + 4 * (6 + 6), 1);
-    layernorm_backward(stream, dtype, out, weight, bias, out, x, weight, mean, rstd, out, M, K, true);
+    layernorm_backward(stream, dtype, &to, out, x, weight, bias, mean, rstd, out, M, K, true);
     assert_work(device, 0, s * (4 * 48 + 8 + 4 * 8) + 4 * (6 + 6), 1);
+    to.dx_sums = operand(stream), to.out = operand(stream);
+    assert_work(device, 0, 2 * MOST, 2);
+    layernorm_backward(stream, dtype, &to, out, x, weight, bias, mean, rstd, out, M, K, true);
+    assert_work(device, 0, s * (5 * 48 + 8 + 8 + 6 * 8) + 4 * (6 + 6), 1);
 }
 
 static void count_attention(struct stream *stream, enum dtype dtype) {

@@ -4,6 +4,9 @@
  * A block takes WIDE vectors of V elements (2: 32 bytes of a row, what memory gives at least; 1 where blocks
  * would be too few) of all rows, so that one launch is enough and no sum depends on the device. Each thread
  * adds the rows of its place, then the warp's are added, then the block's.
+ *
+ * Kernels that sum columns while they do something else take some rows each instead, and leave their sums as
+ * parts, one behind the other; add_parts() then adds these up.
  */
 #ifndef COMMON_DEVICE_CUDA_COLUMNS_CUH
 #define COMMON_DEVICE_CUDA_COLUMNS_CUH
@@ -48,5 +51,20 @@ __device__ inline void finish_columns(unsigned block, float (&parts)[V], size_t 
 template <int V, int WIDE> static inline unsigned column_blocks(size_t columns) {
     return blocks_for(columns, WIDE * V);
 }
+
+/* out [columns] (+)= the sums of x's columns, x [rows, columns] with leading dimension ld. */
+void column_sums(struct stream *stream, enum dtype dtype, void *out, const void *x, size_t ld, size_t rows,
+                 size_t columns, bool accumulate);
+
+/* Most parts of a sum: what bounds the memory that they take. */
+enum { MOST_PARTS = 128 };
+
+/* sums[i] [columns] (+)= Σ over p of parts [count][outputs][columns] at [p][i], in the order of p; a NULL
+ * among the sums is left out. Parts are summed in fp32, added once. */
+struct part_sums {
+    void *sums[3];
+};
+void add_parts(struct stream *stream, enum dtype dtype, const struct part_sums *out, int outputs,
+               const float *parts, size_t count, size_t columns, bool accumulate);
 
 #endif

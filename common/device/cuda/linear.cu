@@ -50,61 +50,22 @@ void linear_backward_input(struct stream *stream, enum dtype dtype, void *dx, en
     if (m && k) multiply(stream, &product);
 }
 
-void linear_gelu_backward_input(struct stream *stream, enum dtype dtype, void *dpre, const void *dy,
-                                const void *w, const void *pre, size_t m, size_t n, size_t k) {
-    work_linear_gelu_backward_input(stream, dtype, m, n, k);
+/* cuBLASLt's own epilogue for GELU's derivative takes longer (H200), and a tanh of 11 bits even in fp32. */
+void linear_gelu_backward_input(struct stream *stream, enum dtype dtype, void *dpre, void *dbias,
+                                void *active, const void *dy, const void *w, const void *pre, size_t m,
+                                size_t n, size_t k, bool accumulate) {
+    work_linear_gelu_backward_input(stream, dtype, m, n, k, accumulate);
     struct product product = {};
     product.dtype = product.out_dtype = dtype;
     product.a = {dy, n, false};
     product.b = {w, k, false};
     product.m = m, product.n = k, product.k = n;
     product.out = dpre, product.ldout = k;
-    product.pre = pre;
     if (m && k) multiply(stream, &product);
+    gelu_backward(stream, dtype, dpre, dbias, active, pre, m, k, accumulate);
 }
 
 /* ---- gradients of the weights ---- */
-
-enum { COLUMN_THREADS = 1024, FEW_BLOCKS = 128 };
-
-template <typename T, int V, int WIDE>
-__global__ void __launch_bounds__(COLUMN_THREADS)
-    column_sums_kernel(T *out, const T *x, size_t ld, size_t rows, size_t columns, bool accumulate) {
-    const column_place<V, WIDE, COLUMN_THREADS> place(blockIdx.x);
-    float parts[V] = {};
-    if (place.column < columns) {
-#pragma unroll 4
-        for (size_t r = place.first_row; r < rows; r += place.rows) {
-            float values[V];
-            load_lanes(values, x + r * ld + place.column);
-#pragma unroll
-            for (int i = 0; i < V; i++) parts[i] += values[i];
-        }
-    }
-    finish_columns<WIDE, COLUMN_THREADS>(blockIdx.x, parts, columns, [&](size_t column, float sum) {
-        store(&out[column], accumulate ? load(&out[column]) + sum : sum);
-    });
-}
-
-/* out [columns] (+)= the sums of x's columns, x [rows, columns] with leading dimension ld. */
-static void column_sums(struct stream *stream, enum dtype dtype, void *out, const void *x, size_t ld,
-                        size_t rows, size_t columns, bool accumulate) {
-    for_dtype(dtype, [&](auto zero) {
-        using T = decltype(zero);
-        constexpr int V = LANES<T>;
-        const auto launch = [&](auto kernel, unsigned blocks) {
-            kernel<<<blocks, COLUMN_THREADS, 0, cuda_stream(stream)>>>((T *)out, (const T *)x, ld, rows,
-                                                                       columns, accumulate);
-        };
-        if (!aligned16(x) || ld % V != 0 || columns % V != 0)
-            launch(column_sums_kernel<T, 1, 2>, column_blocks<1, 2>(columns));
-        else if (column_blocks<V, 2>(columns) < FEW_BLOCKS)
-            launch(column_sums_kernel<T, V, 1>, column_blocks<V, 1>(columns));
-        else
-            launch(column_sums_kernel<T, V, 2>, column_blocks<V, 2>(columns));
-    });
-    CUDA_LAUNCHED("gradient of a bias");
-}
 
 void linear_backward_weight(struct stream *stream, enum dtype dtype, void *dw, void *dbias, const void *dy,
                             size_t lddy, const void *x, size_t m, size_t n, size_t k, bool accumulate) {

@@ -18,9 +18,8 @@ struct operand {
     bool transposed;
 };
 
-/* out [m,n] = a [m,k] · b [k,n] + bias [n] + add [m,n], or with `pre`: out = (a · b) ∘ gelu'(pre). a and b
- * are of dtype, all others of out_dtype; NULL stands for what there is not. add may be out, with the same
- * leading dimension. */
+/* out [m,n] = a [m,k] · b [k,n] + bias [n] + add [m,n]. a and b are of dtype, all others of out_dtype; NULL
+ * stands for what there is not. add may be out, with the same leading dimension. */
 struct product {
     enum dtype dtype, out_dtype;
     struct operand a, b;
@@ -30,7 +29,6 @@ struct product {
     const void *bias;
     const void *add;
     size_t ldadd;
-    const void *pre; /* [m,n] without gaps, as is out then */
 };
 
 /* m and n are not 0. Counts no work. */

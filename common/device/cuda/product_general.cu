@@ -3,7 +3,6 @@
  * It serves shapes that no published model has (rows that are no multiple of 16 bytes), so it is simple, not
  * fast.
  */
-#include "common/device/cuda/gelu.cuh"
 #include "common/device/cuda/product.cuh"
 
 enum { TILE = 16 };
@@ -45,7 +44,6 @@ __global__ void __launch_bounds__(TILE *TILE)
     if (row >= product.m || column >= product.n) return;
     if (product.bias) sum += load((const Out *)product.bias + column);
     if (product.add) sum += load((const Out *)product.add + row * product.ldadd + column);
-    if (product.pre) sum *= gelu_derivative(load((const Out *)product.pre + row * product.n + column));
     store((Out *)product.out + row * product.ldout + column, sum);
 }
 

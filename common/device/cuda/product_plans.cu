@@ -16,7 +16,6 @@
 
 #include <cublasLt.h>
 
-#include "common/device/cuda/gelu.cuh"
 #include "common/device/cuda/product.cuh"
 
 static void check(cublasStatus_t status, const char *what) {
@@ -240,10 +239,5 @@ static bool multiply_planned(struct stream *stream, const struct product *p) {
 }
 
 void multiply(struct stream *stream, const struct product *product) {
-    if (!vectors_fit(product) || !multiply_planned(stream, product))
-        multiply_general(stream, product);
-    else if (product
-                 ->pre) /* cuBLASLt's own epilogue takes longer (H200), and a tanh of 11 bits even in fp32 */
-        gelu_multiply_derivative(stream, product->out_dtype, product->out, product->pre,
-                                 product->m * product->n);
+    if (!vectors_fit(product) || !multiply_planned(stream, product)) multiply_general(stream, product);
 }

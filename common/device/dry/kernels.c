@@ -23,9 +23,10 @@ void linear_backward_input(struct stream *stream, enum dtype dtype, void *dx, en
     work_linear_backward_input(stream, dtype, dx_dtype, add, m, n, k);
 }
 
-void linear_gelu_backward_input(struct stream *stream, enum dtype dtype, void *dpre, const void *dy,
-                                const void *w, const void *pre, size_t m, size_t n, size_t k) {
-    work_linear_gelu_backward_input(stream, dtype, m, n, k);
+void linear_gelu_backward_input(struct stream *stream, enum dtype dtype, void *dpre, void *dbias,
+                                void *active, const void *dy, const void *w, const void *pre, size_t m,
+                                size_t n, size_t k, bool accumulate) {
+    work_linear_gelu_backward_input(stream, dtype, m, n, k, accumulate);
 }
 
 void linear_backward_weight(struct stream *stream, enum dtype dtype, void *dw, void *dbias, const void *dy,
@@ -51,10 +52,11 @@ void layernorm_recompute(struct stream *stream, enum dtype dtype, void *out, con
     work_layernorm_forward(stream, dtype, rows, h);
 }
 
-void layernorm_backward(struct stream *stream, enum dtype dtype, void *dx, void *dweight, void *dbias,
-                        const void *dy, const void *x, const void *weight, const float *mean,
-                        const float *rstd, const void *add, size_t rows, size_t h, bool accumulate) {
-    work_layernorm_backward(stream, dtype, add, rows, h, accumulate);
+void layernorm_backward(struct stream *stream, enum dtype dtype, const struct layernorm_gradients *to,
+                        const void *dy, const void *x, const void *weight, const void *bias,
+                        const float *mean, const float *rstd, const void *add, size_t rows, size_t h,
+                        bool accumulate) {
+    work_layernorm_backward(stream, dtype, to, add, rows, h, accumulate);
 }
 
 /* ---- attention ---- */

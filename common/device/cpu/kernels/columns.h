@@ -33,4 +33,8 @@ INLINE void store_columns(enum dtype dtype, void *out, const float *total, size_
     }
 }
 
+/* out [columns] (+)= the sums of x's columns, x [rows, columns] with leading dimension ld. */
+void column_sums(enum dtype dtype, void *out, const void *x, size_t ld, size_t rows, size_t columns,
+                 bool accumulate);
+
 #endif

@@ -53,14 +53,19 @@ void layernorm_forward(struct stream *stream, enum dtype dtype, void *out, float
     }
 }
 
-void layernorm_recompute(struct stream *stream, enum dtype dtype, void *out, const float *mean,
-                         const float *rstd, const void *x, const void *weight, const void *bias, size_t rows,
-                         size_t h) {
-    work_layernorm_forward(stream, dtype, rows, h);
+static void normalize_rows(enum dtype dtype, void *out, const float *mean, const float *rstd, const void *x,
+                           const void *weight, const void *bias, size_t rows, size_t h) {
 #pragma omp parallel for schedule(static) if (rows * h > PIECE)
     for (size_t r = 0; r < rows; r++)
         normalize(dtype, element(dtype, out, r * h), mean[r], rstd[r], const_element(dtype, x, r * h), weight,
                   bias, h);
+}
+
+void layernorm_recompute(struct stream *stream, enum dtype dtype, void *out, const float *mean,
+                         const float *rstd, const void *x, const void *weight, const void *bias, size_t rows,
+                         size_t h) {
+    work_layernorm_forward(stream, dtype, rows, h);
+    normalize_rows(dtype, out, mean, rstd, x, weight, bias, rows, h);
 }
 
 /* ---- backward ----
@@ -141,15 +146,18 @@ HOT static void backward_row(enum dtype dtype, void *dx, const struct layernorm_
     FOR_DTYPE(dtype, row_gradient, dx, in, add, r);
 }
 
-void layernorm_backward(struct stream *stream, enum dtype dtype, void *dx, void *dweight, void *dbias,
-                        const void *dy, const void *x, const void *weight, const float *mean,
-                        const float *rstd, const void *add, size_t rows, size_t h, bool accumulate) {
-    work_layernorm_backward(stream, dtype, add != NULL, rows, h, accumulate);
+void layernorm_backward(struct stream *stream, enum dtype dtype, const struct layernorm_gradients *to,
+                        const void *dy, const void *x, const void *weight, const void *bias,
+                        const float *mean, const float *rstd, const void *add, size_t rows, size_t h,
+                        bool accumulate) {
+    work_layernorm_backward(stream, dtype, to, add != NULL, rows, h, accumulate);
     struct layernorm_input in = {dy, x, weight, mean, rstd, rows, h};
     /* The columns first: dx may overwrite dy. */
 #pragma omp parallel for schedule(static) if (rows * h > PIECE)
     for (size_t c = 0; c < h; c += COLUMN_PIECE)
-        backward_columns(dtype, dweight, dbias, &in, c, smaller(COLUMN_PIECE, h - c), accumulate);
+        backward_columns(dtype, to->dweight, to->dbias, &in, c, smaller(COLUMN_PIECE, h - c), accumulate);
+    if (to->out) normalize_rows(dtype, to->out, mean, rstd, x, weight, bias, rows, h);
 #pragma omp parallel for schedule(static) if (rows * h > PIECE)
-    for (size_t r = 0; r < rows; r++) backward_row(dtype, dx, &in, add, r);
+    for (size_t r = 0; r < rows; r++) backward_row(dtype, to->dx, &in, add, r);
+    if (to->dx_sums) column_sums(dtype, to->dx_sums, to->dx, h, rows, h, accumulate);
 }

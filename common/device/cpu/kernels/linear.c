@@ -57,40 +57,7 @@ void linear_backward_input(struct stream *stream, enum dtype dtype, void *dx, en
     multiply(stream, &product);
 }
 
-void linear_gelu_backward_input(struct stream *stream, enum dtype dtype, void *dpre, const void *dy,
-                                const void *w, const void *pre, size_t m, size_t n, size_t k) {
-    work_linear_gelu_backward_input(stream, dtype, m, n, k);
-    struct product product = {.dtype = dtype,
-                              .a = {dy, n, false},
-                              .b = {w, k, false},
-                              .m = m,
-                              .n = k,
-                              .k = n,
-                              .out_dtype = dtype,
-                              .out = dpre,
-                              .ldout = k,
-                              .pre = pre};
-    multiply(stream, &product);
-}
-
 /* ---- gradients of the weights ---- */
-
-INLINE void sum_columns(enum dtype dtype, void *out, const void *x, size_t ld, size_t rows, size_t columns,
-                        bool accumulate) {
-    float total[COLUMN_PIECE] = {0}, part[COLUMN_PIECE] = {0};
-    for (size_t r = 0; r < rows; r++) {
-        const void *row = const_element(dtype, x, r * ld);
-#pragma omp simd
-        for (size_t c = 0; c < columns; c++) part[c] += load(dtype, row, c);
-        if ((r + 1) % ROW_BLOCK == 0 || r + 1 == rows) fold_columns(total, part, columns);
-    }
-    store_columns(dtype, out, total, columns, accumulate);
-}
-
-HOT static void sum_columns_piece(enum dtype dtype, void *out, const void *x, size_t ld, size_t rows,
-                                  size_t columns, bool accumulate) {
-    FOR_DTYPE(dtype, sum_columns, out, x, ld, rows, columns, accumulate);
-}
 
 void linear_backward_weight(struct stream *stream, enum dtype dtype, void *dw, void *dbias, const void *dy,
                             size_t lddy, const void *x, size_t m, size_t n, size_t k, bool accumulate) {
@@ -108,9 +75,24 @@ void linear_backward_weight(struct stream *stream, enum dtype dtype, void *dw, v
                                   .add = accumulate ? dw : NULL};
         multiply(stream, &product);
     }
-    if (!dbias) return;
-#pragma omp parallel for schedule(static) if (m * n > PIECE)
-    for (size_t c = 0; c < n; c += COLUMN_PIECE)
-        sum_columns_piece(dtype, element(dtype, dbias, c), const_element(dtype, dy, c), lddy, m,
-                          smaller(COLUMN_PIECE, n - c), accumulate);
+    if (dbias) column_sums(dtype, dbias, dy, lddy, m, n, accumulate);
+}
+
+void linear_gelu_backward_input(struct stream *stream, enum dtype dtype, void *dpre, void *dbias,
+                                void *active, const void *dy, const void *w, const void *pre, size_t m,
+                                size_t n, size_t k, bool accumulate) {
+    work_linear_gelu_backward_input(stream, dtype, m, n, k, accumulate);
+    struct product product = {.dtype = dtype,
+                              .a = {dy, n, false},
+                              .b = {w, k, false},
+                              .m = m,
+                              .n = k,
+                              .k = n,
+                              .out_dtype = dtype,
+                              .out = dpre,
+                              .ldout = k,
+                              .pre = pre};
+    multiply(stream, &product);
+    gelu_elements(dtype, active, pre, m * k);
+    column_sums(dtype, dbias, dpre, k, m, k, accumulate);
 }
