@@ -59,7 +59,8 @@ void update_prepare(struct stream *stream, struct update_state *state, const str
 
 /* ---- AdamW ---- */
 
-enum { ADAMW_THREADS = 256 };
+/* A block takes ADAMW_THREADS · VECTORS vectors of four. */
+enum { ADAMW_THREADS = 256, VECTORS = 2 };
 
 template <typename T> struct adamw_arrays {
     T *parameters; /* NULL in FP32, where the master parameters are those */
@@ -76,34 +77,47 @@ struct adamw_factors {
     float step; /* −learning rate / correction1 */
 };
 
-/* V elements from `first` on. */
-template <typename T, int V>
-__device__ inline void adamw_elements(const adamw_arrays<T> &arrays, const adamw_factors &f, size_t first,
-                                      size_t decayed) {
-    float gradient[V], m[V], v[V], master[V];
-    load_lanes(gradient, arrays.gradient + first);
-    load_lanes(m, arrays.m + first);
-    load_lanes(v, arrays.v + first);
-    load_lanes(master, arrays.master + first);
-#pragma unroll
-    for (int i = 0; i < V; i++) {
-        const float g = gradient[i] * f.gradient_multiplier;
-        m[i] += f.m_weight * (g - m[i]);
-        v[i] = v[i] * f.beta2 + f.v_weight * g * g;
-        const float root = sqrtf(v[i]) / f.root_correction2 + f.epsilon;
-        master[i] = master[i] * (first + i < decayed ? f.keep : 1.0f) + f.step * m[i] / root;
+/* V elements, on their way from memory to memory. */
+template <typename T, int V> struct adamw_vector {
+    lanes<T, V> gradient;
+    float m[V], v[V], master[V];
+
+    __device__ void get(const adamw_arrays<T> &arrays, size_t first) {
+        gradient = *reinterpret_cast<const lanes<T, V> *>(arrays.gradient + first);
+        load_lanes(m, arrays.m + first);
+        load_lanes(v, arrays.v + first);
+        load_lanes(master, arrays.master + first);
     }
-    store_lanes(arrays.m + first, m);
-    store_lanes(arrays.v + first, v);
-    store_lanes(arrays.master + first, master);
-    if (arrays.parameters) store_lanes(arrays.parameters + first, master);
-}
+    __device__ void update(const adamw_factors &f, size_t first, size_t decayed) {
+#pragma unroll
+        for (int i = 0; i < V; i++) {
+            const float g = to_float(gradient.values[i]) * f.gradient_multiplier;
+            m[i] += f.m_weight * (g - m[i]);
+            v[i] = v[i] * f.beta2 + f.v_weight * g * g;
+            const float root = sqrtf(v[i]) / f.root_correction2 + f.epsilon;
+            master[i] = master[i] * (first + i < decayed ? f.keep : 1.0f) + f.step * m[i] / root;
+        }
+    }
+    __device__ void put(const adamw_arrays<T> &arrays, size_t first) const {
+        store_lanes(arrays.m + first, m);
+        store_lanes(arrays.v + first, v);
+        store_lanes(arrays.master + first, master);
+        if (arrays.parameters) store_lanes(arrays.parameters + first, master);
+    }
+};
 
 template <typename T, int V>
-__global__ void __launch_bounds__(ADAMW_THREADS)
+__global__ void __launch_bounds__(ADAMW_THREADS, 4)
     adamw_kernel(adamw_arrays<T> arrays, size_t count, size_t decayed, const struct update_state *state,
                  struct update_rule rule) {
     if (state->skip) return;
+    const auto place = [](int i) {
+        return (((size_t)blockIdx.x * VECTORS + i) * ADAMW_THREADS + threadIdx.x) * V;
+    };
+    adamw_vector<T, V> vectors[VECTORS];
+#pragma unroll
+    for (int i = 0; i < VECTORS; i++)
+        if (place(i) + V <= count) vectors[i].get(arrays, place(i));
     /* Few fp64 operations, but slow ones on many devices: one thread a block does them. */
     __shared__ adamw_factors factors;
     if (threadIdx.x == 0) {
@@ -118,10 +132,21 @@ __global__ void __launch_bounds__(ADAMW_THREADS)
     }
     __syncthreads();
     const adamw_factors f = factors;
-    const size_t stride = (size_t)gridDim.x * ADAMW_THREADS * V;
-    size_t first = ((size_t)blockIdx.x * ADAMW_THREADS + threadIdx.x) * V;
-    for (; first + V <= count; first += stride) adamw_elements<T, V>(arrays, f, first, decayed);
-    for (; first < count; first++) adamw_elements<T, 1>(arrays, f, first, decayed);
+#pragma unroll
+    for (int i = 0; i < VECTORS; i++) {
+        size_t first = place(i);
+        if (first + V <= count) {
+            vectors[i].update(f, first, decayed);
+            vectors[i].put(arrays, first);
+            continue;
+        }
+        for (; first < count; first++) { /* a last, incomplete vector */
+            adamw_vector<T, 1> element;
+            element.get(arrays, first);
+            element.update(f, first, decayed);
+            element.put(arrays, first);
+        }
+    }
 }
 
 void adamw(struct stream *stream, enum dtype dtype, void *parameters, float *master, float *m, float *v,
@@ -133,14 +158,14 @@ void adamw(struct stream *stream, enum dtype dtype, void *parameters, float *mas
         using T = decltype(zero);
         const adamw_arrays<T> arrays = {dtype == FP32 ? NULL : (T *)parameters, master, m, v,
                                         (const T *)gradient};
-        const size_t most = (size_t)cuda_multiprocessors(stream) * 8; /* what runs at once */
+        constexpr int EACH = ADAMW_THREADS * VECTORS;
         cudaStream_t on = cuda_stream(stream);
         if (aligned16(parameters, master, m, v, gradient))
-            adamw_kernel<T, 4><<<blocks_for(count, ADAMW_THREADS * 4, most), ADAMW_THREADS, 0, on>>>(
-                arrays, count, decayed, state, *rule);
+            adamw_kernel<T, 4>
+                <<<blocks_for(count, EACH * 4), ADAMW_THREADS, 0, on>>>(arrays, count, decayed, state, *rule);
         else
-            adamw_kernel<T, 1><<<blocks_for(count, ADAMW_THREADS, most), ADAMW_THREADS, 0, on>>>(
-                arrays, count, decayed, state, *rule);
+            adamw_kernel<T, 1>
+                <<<blocks_for(count, EACH), ADAMW_THREADS, 0, on>>>(arrays, count, decayed, state, *rule);
     });
     CUDA_LAUNCHED("adamw");
 }
