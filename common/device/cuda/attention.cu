@@ -21,7 +21,7 @@ void attention_forward(struct stream *stream, enum dtype dtype, void *out, float
         return;
     }
     check_aligned(aligned16(out, qkv));
-    attention_forward_tiled(cuda_stream(stream), dtype, out, lse, qkv, sequences, heads, head_dim);
+    attention_forward_tiled(stream, dtype, out, lse, qkv, sequences, heads, head_dim);
 }
 
 void attention_backward(struct stream *stream, enum dtype dtype, void *dqkv, const void *dout,
@@ -35,6 +35,5 @@ void attention_backward(struct stream *stream, enum dtype dtype, void *dqkv, con
         return;
     }
     check_aligned(aligned16(dqkv, dout, qkv, out));
-    attention_backward_tiled(cuda_stream(stream), dtype, dqkv, dout, qkv, out, lse, scratch, sequences, heads,
-                             head_dim);
+    attention_backward_tiled(stream, dtype, dqkv, dout, qkv, out, lse, scratch, sequences, heads, head_dim);
 }

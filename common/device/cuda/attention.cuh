@@ -25,9 +25,9 @@ struct attention_pack {
 /* As the functions of kernels.h, for at least one sequence. lse is in powers of two: log2 Σ 2^(score · log2
  * e), and ALiBi's term in it is slope · (key − last key that the row sees), the same for the softmax as slope
  * · key. */
-void attention_forward_tiled(cudaStream_t stream, enum dtype dtype, void *out, float *lse, const void *qkv,
+void attention_forward_tiled(struct stream *stream, enum dtype dtype, void *out, float *lse, const void *qkv,
                              const struct sequences *sequences, size_t heads, size_t head_dim);
-void attention_backward_tiled(cudaStream_t stream, enum dtype dtype, void *dqkv, const void *dout,
+void attention_backward_tiled(struct stream *stream, enum dtype dtype, void *dqkv, const void *dout,
                               const void *qkv, const void *out, const float *lse, float *scratch,
                               const struct sequences *sequences, size_t heads, size_t head_dim);
 

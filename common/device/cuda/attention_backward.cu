@@ -310,6 +310,7 @@ __launch_bounds__(backward_shape<D>::THREADS,
                                                                             const T *qkv, const float *lse,
                                                                             const float *minus_delta,
                                                                             const attention_pack pack) {
+    wait_for_earlier_work();
     const int start = pack.starts[blockIdx.y], length = pack.starts[blockIdx.y + 1] - start;
     const int turn = (int)blockIdx.z / 2, tiles = (int)gridDim.z / 2;
     const bool owns_keys = blockIdx.z % 2 == 0;
@@ -342,6 +343,7 @@ template <typename T, int D>
 __global__ __launch_bounds__(DELTA_THREADS) void attention_delta_kernel(float *minus_delta, const T *dout,
                                                                         const T *out,
                                                                         const attention_pack pack) {
+    wait_for_earlier_work();
     const int lane = (int)threadIdx.x % DELTA_LANES, head = (int)blockIdx.y;
     const int token = (int)(blockIdx.x * (DELTA_THREADS / DELTA_LANES) + threadIdx.x / DELTA_LANES);
     float sum = 0;
@@ -364,7 +366,7 @@ __global__ __launch_bounds__(DELTA_THREADS) void attention_delta_kernel(float *m
 
 } // namespace
 
-void attention_backward_tiled(cudaStream_t stream, enum dtype dtype, void *dqkv, const void *dout,
+void attention_backward_tiled(struct stream *stream, enum dtype dtype, void *dqkv, const void *dout,
                               const void *qkv, const void *out, const float *lse, float *scratch,
                               const struct sequences *sequences, size_t heads, size_t head_dim) {
     const attention_pack pack = {sequences->starts, sequences->keys, sequences->tokens, (int)heads};
@@ -373,15 +375,13 @@ void attention_backward_tiled(cudaStream_t stream, enum dtype dtype, void *dqkv,
         constexpr int D = decltype(dimension)::value;
         using shape = backward_shape<D>;
         const dim3 delta_grid(blocks_for((size_t)pack.tokens, DELTA_THREADS / DELTA_LANES), (unsigned)heads);
-        attention_delta_kernel<T, D>
-            <<<delta_grid, DELTA_THREADS, 0, stream>>>(scratch, (const T *)dout, (const T *)out, pack);
-        CUDA_LAUNCHED("attention_backward's delta");
+        launch(stream, attention_delta_kernel<T, D>, delta_grid, DELTA_THREADS, 0,
+               "attention_backward's delta", scratch, (const T *)dout, (const T *)out, pack);
 
         allow_shared<shape::SHARED_BYTES>(attention_backward_kernel<T, D>);
         const dim3 grid((unsigned)heads, (unsigned)sequences->count,
                         2 * blocks_for((size_t)sequences->longest, shape::LEFT));
-        attention_backward_kernel<T, D><<<grid, shape::THREADS, shape::SHARED_BYTES, stream>>>(
-            (T *)dqkv, (const T *)dout, (const T *)qkv, lse, scratch, pack);
-        CUDA_LAUNCHED("attention_backward");
+        launch(stream, attention_backward_kernel<T, D>, grid, shape::THREADS, shape::SHARED_BYTES,
+               "attention_backward", (T *)dqkv, (const T *)dout, (const T *)qkv, lse, scratch, pack);
     });
 }

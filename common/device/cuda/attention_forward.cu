@@ -154,6 +154,7 @@ __global__
 __launch_bounds__(forward_shape<D>::THREADS,
                   forward_shape<D>::BLOCKS) void attention_forward_kernel(T *out, float *lse, const T *qkv,
                                                                           const attention_pack pack) {
+    wait_for_earlier_work();
     using shape = forward_shape<D>;
     constexpr int KEYS = shape::KEYS;
     constexpr unsigned TILE_BYTES = KEYS * TILE_ROW<D> * 2;
@@ -208,7 +209,7 @@ __launch_bounds__(forward_shape<D>::THREADS,
 
 } // namespace
 
-void attention_forward_tiled(cudaStream_t stream, enum dtype dtype, void *out, float *lse, const void *qkv,
+void attention_forward_tiled(struct stream *stream, enum dtype dtype, void *out, float *lse, const void *qkv,
                              const struct sequences *sequences, size_t heads, size_t head_dim) {
     const attention_pack pack = {sequences->starts, sequences->keys, sequences->tokens, (int)heads};
     for_tiled(dtype, head_dim, [&](auto zero, auto dimension) {
@@ -219,8 +220,7 @@ void attention_forward_tiled(cudaStream_t stream, enum dtype dtype, void *out, f
         allow_shared<shared>(attention_forward_kernel<T, D>);
         const dim3 grid((unsigned)heads, (unsigned)sequences->count,
                         blocks_for((size_t)sequences->longest, shape::QUERIES));
-        attention_forward_kernel<T, D>
-            <<<grid, shape::THREADS, shared, stream>>>((T *)out, lse, (const T *)qkv, pack);
-        CUDA_LAUNCHED("attention_forward");
+        launch(stream, attention_forward_kernel<T, D>, grid, shape::THREADS, shared, "attention_forward",
+               (T *)out, lse, (const T *)qkv, pack);
     });
 }

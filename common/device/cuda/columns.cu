@@ -7,6 +7,7 @@ enum { COLUMN_THREADS = 1024, FEW_BLOCKS = 128 };
 template <typename T, int V, int WIDE>
 __global__ void __launch_bounds__(COLUMN_THREADS)
     column_sums_kernel(T *out, const T *x, size_t ld, size_t rows, size_t columns, bool accumulate) {
+    wait_for_earlier_work();
     const column_place<V, WIDE, COLUMN_THREADS> place(blockIdx.x);
     float parts[V] = {};
     if (place.column < columns) {
@@ -28,18 +29,17 @@ void column_sums(struct stream *stream, enum dtype dtype, void *out, const void 
     for_dtype(dtype, [&](auto zero) {
         using T = decltype(zero);
         constexpr int V = LANES<T>;
-        const auto launch = [&](auto kernel, unsigned blocks) {
-            kernel<<<blocks, COLUMN_THREADS, 0, cuda_stream(stream)>>>((T *)out, (const T *)x, ld, rows,
-                                                                       columns, accumulate);
+        const auto sum = [&](auto kernel, unsigned blocks) {
+            launch(stream, kernel, blocks, COLUMN_THREADS, 0, "sums of columns", (T *)out, (const T *)x, ld,
+                   rows, columns, accumulate);
         };
         if (!aligned16(x) || ld % V != 0 || columns % V != 0)
-            launch(column_sums_kernel<T, 1, 2>, column_blocks<1, 2>(columns));
+            sum(column_sums_kernel<T, 1, 2>, column_blocks<1, 2>(columns));
         else if (column_blocks<V, 2>(columns) < FEW_BLOCKS)
-            launch(column_sums_kernel<T, V, 1>, column_blocks<V, 1>(columns));
+            sum(column_sums_kernel<T, V, 1>, column_blocks<V, 1>(columns));
         else
-            launch(column_sums_kernel<T, V, 2>, column_blocks<V, 2>(columns));
+            sum(column_sums_kernel<T, V, 2>, column_blocks<V, 2>(columns));
     });
-    CUDA_LAUNCHED("gradient of a bias");
 }
 
 /* ---- of parts ---- */
@@ -50,6 +50,7 @@ template <typename T>
 __global__ void __launch_bounds__(COLUMNS *GROUPS)
     add_parts_kernel(struct part_sums out, const float *parts, size_t count, size_t columns,
                      bool accumulate) {
+    wait_for_earlier_work();
     __shared__ float groups[GROUPS][COLUMNS];
     const unsigned lane = threadIdx.x % COLUMNS, group = threadIdx.x / COLUMNS;
     const size_t column = (size_t)blockIdx.x * COLUMNS + lane, part = gridDim.y * columns;
@@ -73,8 +74,7 @@ void add_parts(struct stream *stream, enum dtype dtype, const struct part_sums *
                const float *parts, size_t count, size_t columns, bool accumulate) {
     const dim3 blocks(blocks_for(columns, COLUMNS), (unsigned)outputs);
     for_dtype(dtype, [&](auto zero) {
-        add_parts_kernel<decltype(zero)>
-            <<<blocks, COLUMNS * GROUPS, 0, cuda_stream(stream)>>>(*out, parts, count, columns, accumulate);
+        launch(stream, add_parts_kernel<decltype(zero)>, blocks, COLUMNS * GROUPS, 0, "sums of columns", *out,
+               parts, count, columns, accumulate);
     });
-    CUDA_LAUNCHED("sums of columns");
 }

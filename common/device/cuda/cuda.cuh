@@ -53,6 +53,35 @@ static inline unsigned blocks_for(size_t count, size_t each, size_t most = 0x7ff
     return (unsigned)(blocks < most ? blocks : most);
 }
 
+/* ---- launches ----
+ *
+ * A kernel lasts some microseconds, and its launch takes one more. From compute capability 9.0 on a kernel
+ * may be put on the multiprocessors while the one before it leaves them ("programmatic dependent launch"), if
+ * it waits there for that one's end. */
+
+/* The first thing in every kernel that launch() launches: what was queued before is done, and can be seen. */
+__device__ inline void wait_for_earlier_work() {
+#if __CUDA_ARCH__ >= 900
+    cudaGridDependencySynchronize();
+#endif
+}
+
+template <typename... Parameters, typename... Arguments>
+void launch(struct stream *stream, void (*kernel)(Parameters...), dim3 blocks, unsigned threads,
+            size_t shared_bytes, const char *what, Arguments... arguments) {
+    cudaLaunchAttribute early = {};
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t configuration = {};
+    configuration.gridDim = blocks;
+    configuration.blockDim = dim3(threads);
+    configuration.dynamicSmemBytes = shared_bytes;
+    configuration.stream = cuda_stream(stream);
+    configuration.attrs = &early;
+    configuration.numAttrs = cuda_capability(stream_device(stream)) >= 90 ? 1 : 0;
+    CUDA_CHECK(cudaLaunchKernelEx(&configuration, kernel, Parameters(arguments)...), what);
+}
+
 /* ---- one element ---- */
 
 __device__ inline float to_float(float value) {

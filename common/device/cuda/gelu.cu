@@ -8,6 +8,7 @@ enum { THREADS = 256 };
 /* V elements at a time; the last count % V one by one. */
 template <typename T, int V>
 __global__ void __launch_bounds__(THREADS) gelu_kernel(T *out, const T *x, size_t count) {
+    wait_for_earlier_work();
     const size_t first = ((size_t)blockIdx.x * THREADS + threadIdx.x) * V;
     if (first + V <= count) {
         float values[V];
@@ -25,14 +26,13 @@ void gelu_elements(struct stream *stream, enum dtype dtype, void *out, const voi
     for_dtype(dtype, [&](auto zero) {
         using T = decltype(zero);
         constexpr int V = LANES<T>;
-        cudaStream_t on = cuda_stream(stream);
         if (aligned16(out, x))
-            gelu_kernel<T, V>
-                <<<blocks_for(count, THREADS * V), THREADS, 0, on>>>((T *)out, (const T *)x, count);
+            launch(stream, gelu_kernel<T, V>, blocks_for(count, THREADS * V), THREADS, 0, "gelu", (T *)out,
+                   (const T *)x, count);
         else
-            gelu_kernel<T, 1><<<blocks_for(count, THREADS), THREADS, 0, on>>>((T *)out, (const T *)x, count);
+            launch(stream, gelu_kernel<T, 1>, blocks_for(count, THREADS), THREADS, 0, "gelu", (T *)out,
+                   (const T *)x, count);
     });
-    CUDA_LAUNCHED("gelu");
 }
 
 void gelu_forward(struct stream *stream, enum dtype dtype, void *out, const void *x, size_t count) {
@@ -84,6 +84,7 @@ __device__ inline void gelu_backward_rows(const gelu_backward_arguments<T> &in, 
 /* Grid [blocks of columns, blocks of rows]. */
 template <typename T, int V>
 __global__ void __launch_bounds__(32 * WARPS, 4) gelu_backward_kernel(gelu_backward_arguments<T> in) {
+    wait_for_earlier_work();
     __shared__ float warps[WARPS][32 * V];
     const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const size_t first_column = (size_t)blockIdx.x * 32 * V, column = first_column + lane * V;
@@ -117,14 +118,14 @@ void gelu_backward(struct stream *stream, enum dtype dtype, void *slope, void *d
         constexpr int V = LANES<T>;
         const gelu_backward_arguments<T> in = {(T *)slope, (T *)active, (const T *)pre, sums, rows,
                                                columns,    each};
-        cudaStream_t on = cuda_stream(stream);
         if (parts == 0) return;
         if (aligned16(slope, active, pre) && columns % V == 0)
-            gelu_backward_kernel<T, V><<<dim3(blocks_for(columns, 32 * V), parts), 32 * WARPS, 0, on>>>(in);
+            launch(stream, gelu_backward_kernel<T, V>, dim3(blocks_for(columns, 32 * V), parts), 32 * WARPS,
+                   0, "gelu, backward", in);
         else
-            gelu_backward_kernel<T, 1><<<dim3(blocks_for(columns, 32), parts), 32 * WARPS, 0, on>>>(in);
+            launch(stream, gelu_backward_kernel<T, 1>, dim3(blocks_for(columns, 32), parts), 32 * WARPS, 0,
+                   "gelu, backward", in);
     });
-    CUDA_LAUNCHED("gelu, backward");
     const struct part_sums out = {{dbias}};
     add_parts(stream, dtype, &out, 1, sums, parts, columns, accumulate);
 }

@@ -7,6 +7,7 @@ template <typename T, int V, int CHUNKS, bool RECOMPUTE>
 __global__ void __launch_bounds__(THREADS)
     forward_kernel(T *out, float *means, float *rstds, const T *x, const T *weight, const T *bias, unsigned h,
                    float eps) {
+    wait_for_earlier_work();
     const size_t r = blockIdx.x;
     const row_part<T, V, CHUNKS> row(x + r * h, h);
     float mean, rstd;
@@ -50,12 +51,11 @@ static void forward(struct stream *stream, enum dtype dtype, void *out, float *m
     for_dtype(dtype, [&](auto zero) {
         using T = decltype(zero);
         for_row_length<T>(aligned16(out, x, weight, bias), h, [&](auto v, auto chunks) {
-            forward_kernel<T, decltype(v)::value, decltype(chunks)::value, RECOMPUTE>
-                <<<(unsigned)rows, THREADS, 0, cuda_stream(stream)>>>(
-                    (T *)out, mean, rstd, (const T *)x, (const T *)weight, (const T *)bias, (unsigned)h, eps);
+            launch(stream, forward_kernel<T, decltype(v)::value, decltype(chunks)::value, RECOMPUTE>,
+                   (unsigned)rows, THREADS, 0, "layer norm, forward", (T *)out, mean, rstd, (const T *)x,
+                   (const T *)weight, (const T *)bias, (unsigned)h, eps);
         });
     });
-    CUDA_LAUNCHED("layer norm, forward");
 }
 
 void layernorm_forward(struct stream *stream, enum dtype dtype, void *out, float *mean, float *rstd,

@@ -39,8 +39,7 @@ template <typename T> struct backward_vector {
     }
 };
 
-/* Sums of two values over each group of ROW_THREADS threads; `turn` alternates, so that one barrier is
- * enough.
+/* Sums of two values over each group of ROW_THREADS threads; `turn` alternates, so that one barrier will do.
  */
 template <int ROW_THREADS> __device__ inline float2 row_sums(float a, float b, int turn) {
     constexpr int WARPS = ROW_THREADS / 32;
@@ -81,6 +80,7 @@ __device__ inline void store_part(float *parts, const float (&sums)[V], size_t h
  * only what it alone has read. */
 template <typename T, int ROW_THREADS>
 __global__ void __launch_bounds__(THREADS) backward_kernel(backward_arguments<T> in) {
+    wait_for_earlier_work();
     constexpr int V = LANES<T>, GROUPS = THREADS / ROW_THREADS;
     const size_t column = threadIdx.x % ROW_THREADS * V, step = (size_t)gridDim.x * GROUPS;
     const bool inside = column < in.h;
@@ -130,17 +130,16 @@ static void backward_at_once(struct stream *stream, enum dtype dtype, const stru
                              const backward_arguments<T> &in, bool accumulate) {
     const size_t vectors = in.h / LANES<T>;
     unsigned blocks = 0;
-    const auto launch = [&](auto kernel, size_t groups) {
+    const auto sum = [&](auto kernel, size_t groups) {
         blocks = blocks_for(in.rows, groups, MOST_PARTS);
-        if (blocks) kernel<<<blocks, THREADS, 0, cuda_stream(stream)>>>(in);
+        if (blocks) launch(stream, kernel, blocks, THREADS, 0, "layer norm, backward", in);
     };
     if (vectors <= 128)
-        launch(backward_kernel<T, 128>, THREADS / 128);
+        sum(backward_kernel<T, 128>, THREADS / 128);
     else if (vectors <= 256)
-        launch(backward_kernel<T, 256>, THREADS / 256);
+        sum(backward_kernel<T, 256>, THREADS / 256);
     else
-        launch(backward_kernel<T, 512>, THREADS / 512);
-    CUDA_LAUNCHED("layer norm, backward");
+        sum(backward_kernel<T, 512>, THREADS / 512);
     const struct part_sums sums = {{to->dweight, to->dbias, to->dx_sums}};
     add_parts(stream, dtype, &sums, SUMS, in.parts, blocks, in.h, accumulate);
 }
@@ -155,19 +154,17 @@ __global__ void __launch_bounds__(LAYERNORM_THREADS) backward_input_kernel(backw
     const row_part<T, V, CHUNKS> dy(in.dy + start, h), x(in.x + start, h);
     const float mean = in.mean[row], rstd = in.rstd[row];
     float sum = 0, product = 0, slope[V], normal[V];
-    const auto get = [&](int chunk,
-                         unsigned first) { /* g and n of a vector */
-                                           float weight[V];
-                                           dy.get(slope, chunk, first);
-                                           x.get(normal, chunk, first);
-                                           load_lanes(weight, in.weight + first);
+    /* g, rounded, so that it is the same in sums and differences, and n of a vector. */
+    const auto get = [&](int chunk, unsigned first) {
+        float weight[V];
+        dy.get(slope, chunk, first);
+        x.get(normal, chunk, first);
+        load_lanes(weight, in.weight + first);
 #pragma unroll
-                                           for (int i = 0; i < V; i++) {
-                                               slope[i] = __fmul_rn(
-                                                   slope[i],
-                                                   weight[i]); /* rounded: the same in sums and differences */
-                                               normal[i] = (normal[i] - mean) * rstd;
-                                           }
+        for (int i = 0; i < V; i++) {
+            slope[i] = __fmul_rn(slope[i], weight[i]);
+            normal[i] = (normal[i] - mean) * rstd;
+        }
     };
     each_vector<V, CHUNKS>(h, [&](int chunk, unsigned first) {
         get(chunk, first);

@@ -110,6 +110,7 @@ template <typename T, int V>
 __global__ void __launch_bounds__(ADAMW_THREADS, 4)
     adamw_kernel(adamw_arrays<T> arrays, size_t count, size_t decayed, const struct update_state *state,
                  struct update_rule rule) {
+    wait_for_earlier_work();
     if (state->skip) return;
     const auto place = [](int i) {
         return (((size_t)blockIdx.x * VECTORS + i) * ADAMW_THREADS + threadIdx.x) * V;
@@ -159,13 +160,11 @@ void adamw(struct stream *stream, enum dtype dtype, void *parameters, float *mas
         const adamw_arrays<T> arrays = {dtype == FP32 ? NULL : (T *)parameters, master, m, v,
                                         (const T *)gradient};
         constexpr int EACH = ADAMW_THREADS * VECTORS;
-        cudaStream_t on = cuda_stream(stream);
         if (aligned16(parameters, master, m, v, gradient))
-            adamw_kernel<T, 4>
-                <<<blocks_for(count, EACH * 4), ADAMW_THREADS, 0, on>>>(arrays, count, decayed, state, *rule);
+            launch(stream, adamw_kernel<T, 4>, blocks_for(count, EACH * 4), ADAMW_THREADS, 0, "adamw", arrays,
+                   count, decayed, state, *rule);
         else
-            adamw_kernel<T, 1>
-                <<<blocks_for(count, EACH), ADAMW_THREADS, 0, on>>>(arrays, count, decayed, state, *rule);
+            launch(stream, adamw_kernel<T, 1>, blocks_for(count, EACH), ADAMW_THREADS, 0, "adamw", arrays,
+                   count, decayed, state, *rule);
     });
-    CUDA_LAUNCHED("adamw");
 }
