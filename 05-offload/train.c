@@ -2,10 +2,9 @@
  * Stage 05, offload: slices live in host memory, and the CPU updates them. ZeRO's stage is a setting.
  *
  * The walk is stage 04's; what its calls do depends on zero_stage and on where slices are (zero_state.h).
- * With the optimizer's state in host memory, the gradients of my slices come down when their norm is known,
- * AdamW runs on the CPU, and the new parameters go up, unit by unit, all three at once. Gradients may add up
- * in host memory, too; and with zero_stage 3 parameters may live there, to be copied up just before a unit is
- * used. With all three the device holds a few whole units and the activations.
+ * With the optimizer's state in host memory, gradients of my slices come down when their norm is known, AdamW
+ * runs on the CPU, and new parameters go up, unit by unit, all three at once. Gradients may add up in host
+ * memory, too; and with zero_stage 3 parameters may live there, copied up just before a unit is used.
  *
  *   read main() first, then train_update(), forward() and backward()
  *
@@ -130,7 +129,7 @@ static struct memory_prediction predict_memory(const struct run *r) {
 
 /* ---- one update ---- */
 
-/* The tokens' rows of the embedding come from where they are, through memory that is free at this time. */
+/* The tokens' rows of the embedding come from their owners, through memory that is free at this time. */
 static void look_up(struct run *r) {
     struct activations *a = &r->model.activations;
     zero_state_look_up(&r->zero, a->embedded, a->norm);
@@ -210,15 +209,12 @@ static void backward(struct run *r) {
     profile_pop();
 }
 
-/* Norm of the whole gradient, of which each rank adds its slices, then AdamW on my slices, here or on the
- * host.
- */
+/* Norm of the whole gradient, of which each rank adds its slices, then AdamW on my slices. */
 static void optimize(struct run *r) {
     struct session *s = &r->session;
     struct update_state *state = s->update_state;
     profile_push("optimizer");
     zero_state_finish(&r->zero);
-    /* The sum of the loss, and where ranks add slices that of the squares, which follows it. */
     comm_all_reduce(s->comm, s->stream, &state->loss_sum, zero_state_open_sums(&r->zero), FP64);
     update_prepare(s->stream, state, &s->rule, s->learning_rates);
     zero_state_update(&r->zero);
