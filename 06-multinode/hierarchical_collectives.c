@@ -68,3 +68,21 @@ struct level_bytes hierarchical_bytes(const struct topology *topology, double by
         return (struct level_bytes){(local - 1) / ranks * bytes, (ranks - local) / ranks * bytes};
     return (struct level_bytes){(local - 1) / local * bytes, (nodes - 1) / ranks * bytes};
 }
+
+void hierarchical_predict_sent(const struct hierarchy *hierarchy, struct session *session) {
+    const struct topology *t = hierarchy->topology;
+    struct session *s = session;
+    struct level_bytes levels = hierarchical_bytes(t, 1);
+    double together = levels.inside + levels.across; /* (N − 1)/N */
+    s->across_predicted = true;
+    for (int c = ALL_REDUCE; c <= ALL_GATHER && together > 0; c++) {
+        s->across_per_update[c] = s->sent_per_update[c] * levels.across / together;
+        s->across_per_pack[c] = s->sent_per_pack[c] * levels.across / together;
+    }
+    if (!secondary_shard_keeps(hierarchy->secondary)) return;
+    double model = (double)s->layout.parameters * (double)dtype_size(s->dtype);
+    s->sent_per_pack[ALL_GATHER] *= levels.inside / together;
+    s->across_per_pack[ALL_GATHER] = 0;
+    s->sent_per_update[ALL_GATHER] += model * levels.across;
+    s->across_per_update[ALL_GATHER] += model * levels.across;
+}

@@ -21,20 +21,20 @@
  * Part g is made of the slices g·M … g·M + M − 1, which are those of the ranks with local rank g
  * (topology.h), so that it lies in the buffer in one piece. Every step works in the caller's buffers: in the
  * one to be scattered part g is overwritten by its sum over the node. No memory is needed beside comm's own
- * staging, and that is smaller than with one level: (G − 1)/G · B instead of (N − 1)/N · B. An all-gather in
- * the other order, first inside, would send each node the same bytes, but in G pieces for every slice: M
- * times more messages, or a copy.
+ * staging, and that is smaller than with one level: (G − 1)/G · B instead of (N − 1)/N · B. In the other
+ * order, first inside, an all-gather would have each rank send all its node's slices across, as much as with
+ * one level.
  *
- * Sums: each level is a sum as comm.h promises it, inside in the order of local ranks, across in the order of
- * nodes, and rounded to the element type after each of the two. So against one level
+ * Sums: each level is a sum as comm.h promises it, first inside, then across, and
+ * rounded to the element type after each of the two. So against one level
  *     int32         the same bits
  *     fp32, fp64    the last bits differ, as (a + b) + (c + d) instead of ((a + b) + c) + d
  *     fp16, bf16    one rounding to half precision more: half a unit in the last place of a node's sum
  * and where there is one level only, or where all sums are exact, none differ. Run after run, and on all
  * ranks, the bits are the same. All-gathers copy.
  *
- * Following: hierarchical all-reduce as in Horovod and NCCL's users (Jia et al. 2018, section 3.2); the
- * all-gather and reduce-scatter of MiCS (Zhang et al. 2022, section 3.3), whose slices are numbered likewise.
+ * Following: the hierarchical all-reduce of Jia et al. 2018, and the hierarchical all-gather and
+ * reduce-scatter of MiCS (Zhang et al. 2022).
  */
 #ifndef MULTINODE_HIERARCHICAL_COLLECTIVES_H
 #define MULTINODE_HIERARCHICAL_COLLECTIVES_H
@@ -42,6 +42,7 @@
 #include "06-multinode/secondary_shard.h"
 #include "06-multinode/topology.h"
 #include "common/comm/collectives.h"
+#include "common/train/session.h"
 
 struct hierarchy {
     const struct topology *topology;
@@ -59,5 +60,10 @@ struct level_bytes {
     double inside, across;
 };
 struct level_bytes hierarchical_bytes(const struct topology *topology, double bytes);
+
+/* From what a stage sends by formula in one level (the session's arrays, which it has set) makes what it
+ * sends in two, and how much of that goes across. Where parameters are kept a second time, a unit is gathered
+ * from all nodes once an update, and later only from its own. */
+void hierarchical_predict_sent(const struct hierarchy *hierarchy, struct session *session);
 
 #endif

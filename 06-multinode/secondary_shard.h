@@ -1,7 +1,7 @@
 /*
  * ZeRO-3 on several nodes: a second cut of the parameters, inside each node (ZeRO++'s hierarchical
- * partitioning, hpZ: Wang et al. 2023, section 4.2; MiCS, Zhang et al. 2022, goes further and keeps all of
- * the training state so).
+ * partitioning, hpZ: Wang et al. 2023; MiCS, Zhang et al. 2022, goes further and keeps all of the training
+ * state so).
  *
  * ZeRO-3 gathers each unit for the forward and again for the backward. The first time, the unit's slices come
  * from all nodes; then each rank keeps one of the unit's G parts, a different one each, so that the ranks of
@@ -13,10 +13,11 @@
  *
  * Of a model of B bytes, with A packs an update, a rank sends across in an update's all-gathers
  * (M − 1)/N · B, instead of nearly 2A times that; inside its node (G − 1)/G · B each time, as before.
+ * Evaluation's forward passes may keep parts, too, which the next update then finds.
  *
- * Memory: B/G more for parameters that stay, 2Ψ/G bytes in half precision, under the heading parameters: with
- * 2Ψ/N of them already there, and N = G·M, it is M times as much. Stages' budgets for buffers are about what
- * a gather needs while it lasts; this does not shrink with the largest unit.
+ * Memory: B/G, which in half precision is 2Ψ/G, and M times the slices of the first cut. The ledger has it
+ * under parameters: it stays from update to update and grows with the model, where buffers only hold what is
+ * under way and grow with the largest unit.
  */
 #ifndef MULTINODE_SECONDARY_SHARD_H
 #define MULTINODE_SECONDARY_SHARD_H
@@ -46,6 +47,9 @@ void secondary_shard_close(struct secondary_shard *shard);
 /* Bytes of device memory, under the heading parameters. */
 double secondary_shard_bytes(const struct topology *topology, const struct layout *layout, enum dtype dtype,
                              int ranks);
+
+/* Is anything ever kept? `shard` may be NULL. */
+bool secondary_shard_keeps(const struct secondary_shard *shard);
 
 /* The unit has been gathered: `whole` [padded] holds it for work queued on `stream` now. Queues a copy of
  * this rank's part, unless it is there. */

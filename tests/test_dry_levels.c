@@ -165,6 +165,39 @@ static void test_second_cut(void **state) {
     layout_close(&layout);
 }
 
+/* The formulas of a run on 2 nodes of 4, of a model of B bytes, three times gathered a pack. */
+static void test_predictions(void **state) {
+    (void)state;
+    struct session s = {.dtype = BF16};
+    struct bloom_config config;
+    struct error error;
+    assert_true(bloom_config_published(&config, "bloom-560m", &error));
+    struct world w;
+    world_open(&w, 3, 8, 4, true);
+    layout_open(&s.layout, &config, 8);
+    double eighth = 2 * (double)s.layout.parameters / 8; /* of B */
+    s.sent_per_update[ALL_REDUCE] = 2 * 7 * eighth;
+    s.sent_per_pack[REDUCE_SCATTER] = 7 * eighth;
+    s.sent_per_pack[ALL_GATHER] = 3 * 7 * eighth;
+    hierarchical_predict_sent(&w.hierarchy, &s);
+    assert_true(s.across_predicted);
+    assert_float_equal(s.across_per_update[ALL_REDUCE], 2 * eighth, 1);
+    assert_float_equal(s.across_per_pack[REDUCE_SCATTER], eighth, 1);
+    assert_float_equal(s.across_per_pack[ALL_GATHER], 3 * eighth, 1);
+    assert_float_equal(s.sent_per_pack[ALL_GATHER], 3 * 7 * eighth, 1);
+    struct secondary_shard secondary;
+    secondary_shard_open(&secondary, w.device, &w.topology, &s.layout, NULL, BF16, 4);
+    w.hierarchy.secondary = &secondary;
+    hierarchical_predict_sent(&w.hierarchy, &s);
+    assert_float_equal(s.sent_per_pack[ALL_GATHER], 3 * 6 * eighth, 1);
+    assert_float_equal(s.across_per_pack[ALL_GATHER], 0, 0);
+    assert_float_equal(s.sent_per_update[ALL_GATHER], eighth, 1);
+    assert_float_equal(s.across_per_update[ALL_GATHER], eighth, 1);
+    secondary_shard_close(&secondary);
+    layout_close(&s.layout);
+    world_close(&w);
+}
+
 /* The last node has fewer ranks: one level, and the note says so. */
 static void test_uneven_nodes(void **state) {
     (void)state;
@@ -213,7 +246,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_slices),      cmocka_unit_test(test_bytes_and_staging),
         cmocka_unit_test(test_second_cut),  cmocka_unit_test(test_uneven_nodes),
-        cmocka_unit_test(test_bad_numbers),
+        cmocka_unit_test(test_bad_numbers), cmocka_unit_test(test_predictions),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -92,6 +92,10 @@ struct session {
     /* Bytes that a rank sends by the stage's formulas: in every update, for every pack of it, and for every
      * row of a pack. */
     double sent_per_update[COLLECTIVES], sent_per_pack[COLLECTIVES], sent_per_row[COLLECTIVES];
+    /* Of the first two, to other nodes, where a stage has formulas for that (across_predicted); else, and for
+     * rows, as many as collectives in one level send there. */
+    double across_per_update[COLLECTIVES], across_per_pack[COLLECTIVES];
+    bool across_predicted;
     double packs, rows; /* trained on by this rank so far */
 
     char *output_dir;

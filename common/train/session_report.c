@@ -199,6 +199,16 @@ void session_save(struct session *s, const struct stage_state *stage) {
 
 /* ---- the end ---- */
 
+/* Bytes that a rank sends to other nodes, by formula. In one level all peers get equally many. */
+static double predict_across(const struct session *s, int c) {
+    double peers = s->world_size - 1, others = s->world_size - comm_node_size(s->comm);
+    double share = peers > 0 ? others / peers : 0, updates = (double)(s->step - s->first_step);
+    double rows = s->sent_per_row[c] * s->rows * share;
+    if (s->across_predicted)
+        return s->across_per_update[c] * updates + s->across_per_pack[c] * s->packs + rows;
+    return (s->sent_per_update[c] * updates + s->sent_per_pack[c] * s->packs) * share + rows;
+}
+
 static void report_communication(struct session *s) {
     struct comm_bytes sent[COLLECTIVES];
     comm_bytes_sent_family(s->comm, sent);
@@ -213,6 +223,7 @@ static void report_communication(struct session *s) {
         json_object_set_new(line, "predicted_bytes", json_integer((json_int_t)predicted));
         json_object_set_new(line, "inside_bytes", json_integer((json_int_t)sent[c].inside_bytes));
         json_object_set_new(line, "across_bytes", json_integer((json_int_t)sent[c].across_bytes));
+        json_object_set_new(line, "predicted_across_bytes", json_integer((json_int_t)predict_across(s, c)));
         json_object_set_new(event, collective_name(c), line);
         if (s->world_size > 1 && updates)
             metrics_line(s->metrics, "%-14s sent per rank and update: %.3f MiB, predicted %.3f MiB",
