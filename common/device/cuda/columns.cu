@@ -44,7 +44,7 @@ void column_sums(struct stream *stream, enum dtype dtype, void *out, const void 
 
 /* ---- of parts ---- */
 
-enum { COLUMNS = 32, GROUPS = 8 }; /* a block's columns; threads that share one */
+enum { COLUMNS = 32, GROUPS = 16 }; /* a block's columns; threads that share one */
 
 template <typename T>
 __global__ void __launch_bounds__(COLUMNS *GROUPS)

@@ -3,12 +3,13 @@
  *
  * Elements are stored as float, __half or __nv_bfloat16 and computed with as float:
  *
- *     template <typename T> __global__ void scale_kernel(T *x, size_t count) { … store(&x[i], 2 *
- * load(&x[i])); }
+ *     template <typename T> __global__ void scale_kernel(T *x, size_t count) {
+ *         wait_for_earlier_work();
+ *         … store(&x[i], 2 * load(&x[i]));
  *
  *     for_dtype(dtype, [&](auto zero) {
  *         using T = decltype(zero);
- *         scale_kernel<T><<<blocks, 256, 0, cuda_stream(stream)>>>((T *)x, count);
+ *         launch(stream, scale_kernel<T>, blocks, 256, 0, "scale", (T *)x, count);
  *     });
  */
 #ifndef COMMON_DEVICE_CUDA_CUDA_CUH

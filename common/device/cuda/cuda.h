@@ -7,8 +7,10 @@
  *     void gelu_forward(struct stream *stream, enum dtype dtype, void *out, const void *x, size_t count) {
  *         work_gelu_forward(stream, dtype, count);
  *         if (count == 0) return;          (a grid of no blocks is an error)
- *         … <<<blocks, threads, 0, cuda_stream(stream)>>>(…);
- *         CUDA_LAUNCHED("gelu_forward");
+ *         launch(stream, gelu_kernel<…>, blocks, threads, 0, "gelu", …);
+ *
+ * launch() is in cuda.cuh. Kernels that run seldom are launched by <<<…>>> on cuda_stream(stream), and
+ * CUDA_LAUNCHED() after it.
  *
  * Nothing here waits for the device unless its comment says so.
  */
@@ -31,8 +33,7 @@ cudaStream_t cuda_stream(const struct stream *stream);
 cudaEvent_t cuda_event(const struct event *event);
 /* The number of the device for cudaSetDevice(), which other threads than the one that opened it must call. */
 int cuda_ordinal(const struct device *device);
-/* Streaming multiprocessors, and compute capability as 10 · major + minor: 80 for an A100, 90 for an H100. */
-int cuda_multiprocessors(const struct stream *stream);
+/* Compute capability as 10 · major + minor: 80 for an A100, 90 for an H100. */
 int cuda_capability(const struct device *device);
 
 /* An error where this program holds no code that the current device can run. */

@@ -206,10 +206,6 @@ int cuda_capability(const struct device *device) {
     return 10 * device->properties.major + device->properties.minor;
 }
 
-int cuda_multiprocessors(const struct stream *stream) {
-    return stream->device->properties.multiProcessorCount;
-}
-
 /* ---- memory ---- */
 
 /* The sampler asks from a thread of its own, which has to choose the device first. */

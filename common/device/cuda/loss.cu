@@ -119,6 +119,7 @@ __device__ inline void replace(T *row, size_t vocabulary, size_t ld, float large
 
 template <typename T, int V>
 __global__ void __launch_bounds__(ROW_THREADS) cross_entropy_kernel(cross_entropy_arguments<T> in) {
+    wait_for_earlier_work();
     const size_t r = blockIdx.x;
     T *row = in.logits + r * in.ld;
     const float weight = in.weights[r];
@@ -152,13 +153,12 @@ void cross_entropy(struct stream *stream, enum dtype dtype, void *logits, float 
         using T = decltype(zero);
         const cross_entropy_arguments<T> in = {
             (T *)logits, losses, labels, weights, vocabulary, ld, gradient, loss_scale, inverse_positions};
-        cudaStream_t on = cuda_stream(stream);
         if (aligned16(logits) && ld % LANES<T> == 0)
-            cross_entropy_kernel<T, LANES<T>><<<(unsigned)rows, ROW_THREADS, 0, on>>>(in);
+            launch(stream, cross_entropy_kernel<T, LANES<T>>, (unsigned)rows, ROW_THREADS, 0, "cross entropy",
+                   in);
         else
-            cross_entropy_kernel<T, 1><<<(unsigned)rows, ROW_THREADS, 0, on>>>(in);
+            launch(stream, cross_entropy_kernel<T, 1>, (unsigned)rows, ROW_THREADS, 0, "cross entropy", in);
     });
-    CUDA_LAUNCHED("cross entropy");
 }
 
 /* ---- sums ----
@@ -172,6 +172,7 @@ enum { PARTS = 1024, PART_THREADS = 256, PART_LEAST = 16384 };
 template <typename T, int V, bool SQUARES>
 __global__ void __launch_bounds__(PART_THREADS)
     part_kernel(double *sums, const T *x, size_t count, size_t length) {
+    wait_for_earlier_work();
     const size_t begin = blockIdx.x * length, end = begin + length < count ? begin + length : count;
     double sum = 0;
     size_t first = begin + threadIdx.x * V;
@@ -191,6 +192,7 @@ __global__ void __launch_bounds__(PART_THREADS)
 }
 
 __global__ void __launch_bounds__(PARTS) parts_kernel(double *total, const double *sums, size_t parts) {
+    wait_for_earlier_work();
     const double sum = block_sum<PARTS>(threadIdx.x < parts ? sums[threadIdx.x] : 0.0);
     if (threadIdx.x == 0) *total += sum;
 }
@@ -203,14 +205,12 @@ static void sum_elements(struct stream *stream, double *total, const T *x, size_
     length = (length + LANES<T> - 1) / LANES<T> * LANES<T>;
     const unsigned parts = blocks_for(count, length);
     double *sums = (double *)cuda_workspace(stream);
-    cudaStream_t on = cuda_stream(stream);
     if (aligned16(x))
-        part_kernel<T, LANES<T>, SQUARES><<<parts, PART_THREADS, 0, on>>>(sums, x, count, length);
+        launch(stream, part_kernel<T, LANES<T>, SQUARES>, parts, PART_THREADS, 0, "sum", sums, x, count,
+               length);
     else
-        part_kernel<T, 1, SQUARES><<<parts, PART_THREADS, 0, on>>>(sums, x, count, length);
-    CUDA_LAUNCHED("sum");
-    parts_kernel<<<1, PARTS, 0, on>>>(total, sums, parts);
-    CUDA_LAUNCHED("sum");
+        launch(stream, part_kernel<T, 1, SQUARES>, parts, PART_THREADS, 0, "sum", sums, x, count, length);
+    launch(stream, parts_kernel, 1, PARTS, 0, "sum", total, sums, parts);
 }
 
 void sum_values(struct stream *stream, double *total, const float *values, size_t count) {

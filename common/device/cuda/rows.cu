@@ -129,6 +129,7 @@ template <typename T, int V> __device__ inline void add_row(const embedding_argu
 
 template <typename T, int V>
 __global__ void __launch_bounds__(EMBEDDING_THREADS) embedding_kernel(embedding_arguments<T> in) {
+    wait_for_earlier_work();
     __shared__ unsigned found[EMBEDDING_THREADS / 32]; /* a bit a place */
     for (size_t first = blockIdx.x; first < in.n; first += (size_t)EMBEDDING_THREADS * gridDim.x) {
         const size_t place = first + (size_t)threadIdx.x * gridDim.x;
@@ -150,11 +151,11 @@ void embedding_backward(struct stream *stream, enum dtype dtype, void *dtable, s
         using T = decltype(zero);
         const embedding_arguments<T> in = {(T *)dtable, first_row, rows, (const T *)dx, ids, by_id, n, h};
         const unsigned blocks = blocks_for(n, 1, EMBEDDING_BLOCKS);
-        cudaStream_t on = cuda_stream(stream);
         if (aligned16(dx) && h % LANES<T> == 0)
-            embedding_kernel<T, LANES<T>><<<blocks, EMBEDDING_THREADS, 0, on>>>(in);
+            launch(stream, embedding_kernel<T, LANES<T>>, blocks, EMBEDDING_THREADS, 0,
+                   "gradient of the embedding", in);
         else
-            embedding_kernel<T, 1><<<blocks, EMBEDDING_THREADS, 0, on>>>(in);
+            launch(stream, embedding_kernel<T, 1>, blocks, EMBEDDING_THREADS, 0, "gradient of the embedding",
+                   in);
     });
-    CUDA_LAUNCHED("gradient of the embedding");
 }
