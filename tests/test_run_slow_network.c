@@ -7,6 +7,7 @@
 
 #include "common/device/device.h"
 #include "tests/support/command.h"
+#include "tests/support/training.h"
 
 /* A line of the table: "04 two levels      967.8 ms   a rank sends  119.75 MB inside, …". */
 struct line {
@@ -46,7 +47,35 @@ static void test_two_levels_gain(void **state) {
     command_free(&r);
 }
 
+/* Any stage can be looked at on nodes that are declared: what it sends across is as predicted, and a slow
+ * network lets that pass at its rate. */
+static void test_declared_nodes(void **state) {
+    (void)state;
+    static const char *const collectives[] = {"reduce_scatter", "all_gather"};
+    if (strcmp(device_backend(), "cpu") != 0) skip();
+    struct training run = training_run(
+        "04-zero3", 4,
+        "--max_steps 2 --save_strategy no --eval_strategy no --save_model false --ranks_per_node "
+        "2 --slow_network 0.4 --train_file synthetic:32x32 --gradient_accumulation_steps 1");
+    const json_t *sent = training_event(&run, "communication", -1);
+    double across = 0;
+    for (size_t i = 0; i < 2; i++) {
+        char path[64];
+        snprintf(path, sizeof path, "%s.across_bytes", collectives[i]);
+        double bytes = training_number(sent, path);
+        snprintf(path, sizeof path, "%s.predicted_across_bytes", collectives[i]);
+        assert_float_equal(bytes / training_number(sent, path), 1, 0.02);
+        snprintf(path, sizeof path, "%s.inside_bytes", collectives[i]);
+        assert_float_equal(bytes / training_number(sent, path), 2, 1e-9);
+        across += bytes;
+    }
+    double seconds = training_number(training_event(&run, "summary", -1), "train_runtime");
+    assert_true(seconds > across / 25e6); /* half of 50 MB/s is a rank's */
+    training_free(&run);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_two_levels_gain)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_two_levels_gain),
+                                       cmocka_unit_test(test_declared_nodes)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
