@@ -4,7 +4,7 @@ set -euo pipefail
 
 warned="" interrupted="" process=""
 # Slurm's warning, some time before the job's time is up: the program saves and leaves.
-trap 'warned=yes interrupted=yes; [[ -z $process ]] || kill -USR1 "$process" 2>/dev/null || true' USR1
+trap 'warned=$EPOCHSECONDS interrupted=yes; [[ -z $process ]] || kill -USR1 "$process" 2>/dev/null || true' USR1
 
 source "$here/kit.sh"
 read_site
@@ -74,8 +74,14 @@ done
 echo "== the program ended with exit code $status after $SECONDS s"
 "$here/memory_summary" "$run" || true
 
-# 75 is the program's "saved, go on later". Slurm then starts this job again, under the same number, from the top of
-# this file; the program finds the checkpoint in its folder.
+# 75 is the program's "saved, go on later". srun may already be ending the last ranks when they leave, and then says so
+# instead: a checkpoint since the warning says the same.
+if [[ -n $warned ]] && ((status > 128)) &&
+    [[ -n $(find "$run" -maxdepth 1 -name 'checkpoint-*' ! -name '*.part' -newermt "@$warned") ]]; then
+    status=75
+fi
+# Slurm then starts this job again, under the same number, from the top of this file; the program finds the checkpoint
+# in its folder.
 if ((status == 75)); then
     echo "== requeued: goes on from its last checkpoint"
     scontrol requeue "$SLURM_JOB_ID" && sleep 60 # Slurm ends this script

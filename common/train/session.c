@@ -3,9 +3,11 @@
 #include <limits.h>
 #include <math.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "common/base/file.h"
 #include "common/base/openmp.h"
@@ -30,7 +32,7 @@ static void open_machine(struct session *s, int count, char **arguments) {
     struct error error;
     bool ok = settings_read(&s->settings, s->stage, count, arguments, &error);
     const struct settings *settings = &s->settings;
-    if (ok) warning_signal_catch(settings->save_on_signal);
+    if (ok) warning_signal_await(settings->save_on_signal); /* before any thread is started */
     /* The world comes first even where the settings are wrong: it knows how to say so once, and to end all
      * ranks. */
     s->comm = comm_open_world(&(struct comm_options){.timeout = settings->communication_timeout,
@@ -352,5 +354,9 @@ void session_close(struct session *s) {
     free(s->model_directory);
     free(s->tokenizer_directory);
     settings_free(&s->settings);
-    if (s->leaving) exit(WARNING_EXIT_CODE);
+    if (!s->leaving) return;
+    /* Without what libraries do at exit: a launcher that sees the first rank leave with this code may already
+     * be ending the others, and their code should be the same. */
+    fflush(NULL);
+    _exit(WARNING_EXIT_CODE);
 }
