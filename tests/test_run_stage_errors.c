@@ -72,7 +72,7 @@ static void test_silent_rank(void **state) {
                          "done; kill -STOP $$) 2>&- >&- & }",
                          folder);
     char *settings =
-        xformat(LONG_RUN "--save_strategy no --communication_timeout 4 --output_dir %s/silent", folder);
+        xformat(LONG_RUN "--save_strategy no --communication_timeout 8 --output_dir %s/silent", folder);
     struct command_result result = run("04-zero3", stop, settings);
     assert_null(strstr(result.err, "host_broadcast")); /* which it was: the start */
     check_error(result, "a silent rank", says);
