@@ -115,15 +115,17 @@ static double measure(const struct topology *t, struct comm *level, struct strea
 
 struct level_rates topology_measure(const struct topology *topology, struct device *device) {
     const struct topology *t = topology;
-    if (!device_computes() || comm_size(t->world) == 1) return (struct level_rates){0};
-    struct comm *inside = t->two_levels ? t->inside : t->nodes == 1 ? t->world : NULL;
-    struct comm *across = t->two_levels ? t->across : t->ranks_per_node == 1 ? t->world : NULL;
+    int size = comm_size(t->world);
+    struct comm *inside = t->two_levels ? t->inside : t->nodes == 1 && size > 1 ? t->world : NULL;
+    struct comm *across = t->two_levels ? t->across : t->nodes == size && size > 1 ? t->world : NULL;
+    if (!inside && !across) return (struct level_rates){0};
     struct stream *stream = stream_open(device, "measuring links");
     char *memory = device_alloc(device, BUFFERS, 2 * (size_t)PROBE_BYTES, "measuring links");
     fill_zero(stream, memory, 2 * (size_t)PROBE_BYTES);
     struct level_rates rates = {.inside = measure(t, inside, stream, memory),
                                 .across = measure(t, across, stream, memory)};
+    stream_synchronize(stream);
     device_free(device, memory);
     stream_close(stream);
-    return rates;
+    return device_computes() ? rates : (struct level_rates){0};
 }

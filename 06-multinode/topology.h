@@ -47,8 +47,8 @@ void topology_close(struct topology *topology);
 int topology_slice_of(const struct topology *topology, int rank);
 
 /* Bytes per second that this rank sends to the others of its node, and across, when all ranks do so at once:
- * all-gathers of a few MiB, timed. 0 for a level that is not there. Collective; a fraction of a second on a
- * usual network. */
+ * all-gathers of a few MiB, timed. 0 for a level that is not there, for both where nodes differ in size, and
+ * on the dry backend, which books the same memory. Collective; a fraction of a second on a usual network. */
 struct level_rates {
     double inside, across;
 };
