@@ -49,7 +49,7 @@ command=()
 if ((ranks > 1)) && [[ $launcher == mpirun ]]; then
     command=(mpirun -n "$ranks")
     if mpirun --version 2>&1 | grep -q 'Open MPI'; then
-        command+=(--quiet --bind-to none --oversubscribe --mca btl_base_warn_component_unused 0)
+        command+=(--bind-to none --oversubscribe --mca btl_base_warn_component_unused 0)
         ((EUID != 0)) || export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
     fi
 elif ((ranks > 1)); then
