@@ -1,5 +1,7 @@
 #include "05-offload/host_gradients.h"
 
+#include "common/base/error.h"
+
 static char *slice_at(const struct host_gradients *g, int unit) {
     return g->slices + g->layout->units[unit].slice_offset * dtype_size(g->dtype);
 }
@@ -33,7 +35,7 @@ static void take(void *self, struct stream *stream, int unit, const void *sum, b
 }
 
 void host_gradients_open(struct host_gradients *g, struct device *device, const struct layout *layout,
-                         enum dtype dtype, struct update_state *state, bool pinned) {
+                         enum dtype dtype, struct update_state *state, long long packs, bool pinned) {
     *g = (struct host_gradients){.device = device,
                                  .layout = layout,
                                  .dtype = dtype,
@@ -44,7 +46,8 @@ void host_gradients_open(struct host_gradients *g, struct device *device, const 
     g->slices = host_alloc(device, GRADIENTS, layout->sliced * size, pinned, "gradients, my slices");
     g->going_up = host_alloc(device, BUFFERS, sizeof *g->going_up, true, "the sum of squares");
     for (int i = 0; i < 2; i++) {
-        g->staging[i].slice = host_alloc(device, BUFFERS, largest, pinned, "gradients coming down");
+        if (packs > 1)
+            g->staging[i].slice = host_alloc(device, BUFFERS, largest, pinned, "gradients coming down");
         g->staging[i].copied = event_open(device);
         g->staging[i].unit = -1;
     }
@@ -64,6 +67,8 @@ double host_gradients_bytes(const struct layout *layout, enum dtype dtype) {
 }
 
 void host_gradients_begin(struct host_gradients *g, int packs) {
+    if (packs > 1 && !g->staging[0].slice)
+        fail("an update has %d packs, but there is no room to add them: a mistake in this program", packs);
     g->packs = packs;
     g->taken = 0;
     g->squares = 0;

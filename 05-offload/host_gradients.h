@@ -34,7 +34,7 @@ struct host_gradients {
     double *going_up; /* host memory: their sum, on its way to the device */
 
     struct {
-        char *slice; /* host memory, a largest slice */
+        char *slice; /* host memory, a largest slice; NULL where updates have one micro-batch */
         struct event *copied;
         int unit;  /* whose; −1: nobody's */
         bool last; /* of the update's last micro-batch */
@@ -42,11 +42,12 @@ struct host_gradients {
     int turn;
 };
 
-/* Host memory for my slices (heading gradients) and two more (heading buffers), page-locked where `pinned`.
- * `sink` is for gradient_shard_open_to(). `state`: the session's, in device memory. All pointers must live as
- * long. The caller closes it, after the gradient_shard. */
+/* Host memory for my slices (heading gradients) and, where updates have up to `packs` > 1 micro-batches, two
+ * more (heading buffers), page-locked where `pinned`. `sink` is for gradient_shard_open_to(). `state`: the
+ * session's, in device memory. All pointers must live as long. The caller closes it, after the
+ * gradient_shard. */
 void host_gradients_open(struct host_gradients *gradients, struct device *device, const struct layout *layout,
-                         enum dtype dtype, struct update_state *state, bool pinned);
+                         enum dtype dtype, struct update_state *state, long long packs, bool pinned);
 void host_gradients_close(struct host_gradients *gradients);
 
 /* Bytes of my slices by formula: 2Ψ/N, in fp32 4Ψ/N. */

@@ -84,7 +84,9 @@ bool host_optimizer_begin(struct host_optimizer *o, const struct update_state *s
     copy_to_host(o->stream, o->state, state, sizeof *state);
     event_record(o->known, o->stream);
     event_synchronize(o->known);
-    return !device_computes() || !o->state->skip;
+    bool skipped = device_computes() && o->state->skip;
+    if (skipped) o->down.taken = o->down.started; /* nobody is going to ask for them */
+    return !skipped;
 }
 
 /* The gradient that was brought first of those that have not been asked for. */
@@ -118,8 +120,7 @@ void host_optimizer_adamw(struct host_optimizer *o, int unit, const void *gradie
     if (sends) parameters = free_slice(&o->up);
     host_adamw(o->threads, o->dtype, parameters, o->master + u->slice_offset, o->m + u->slice_offset,
                o->v + u->slice_offset, o->dtype, gradient, slice.count, decayed, o->state, rule);
-    bool skipped = device_computes() && o->state->skip; /* then the slice holds nothing new */
-    if (sends && !skipped) send(&o->up, device, slice_bytes(o, unit));
+    if (sends) send(&o->up, device, slice_bytes(o, unit));
 }
 
 void host_optimizer_wait(struct host_optimizer *o, struct stream *stream) {

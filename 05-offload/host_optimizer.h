@@ -64,12 +64,12 @@ double host_optimizer_bytes(const struct layout *layout);
  * most two before their adamw(), which comes in the same order. */
 void host_optimizer_bring(struct host_optimizer *optimizer, int unit, const void *gradient);
 
-/* The host waits for `state` (device memory), prepared for this update. False where the update is skipped. */
+/* The host waits for `state` (device memory), prepared for this update. False where the update is skipped:
+ * there is no adamw() then, and what was brought is forgotten. */
 bool host_optimizer_begin(struct host_optimizer *optimizer, const struct update_state *state);
 
 /* AdamW on my slice of a unit; all pointers are to that slice. gradient: host memory, or NULL for what was
- * brought. `parameters` is host memory, and written; or else NULL, and the new ones start for `device`. In a
- * skipped update nothing is written. */
+ * brought. `parameters` is host memory, and written; or else NULL, and the new ones start for `device`. */
 void host_optimizer_adamw(struct host_optimizer *optimizer, int unit, const void *gradient, void *parameters,
                           void *device, const struct update_rule *rule);
 /* What is queued from now on `stream` finds the parameters that have started so far. */

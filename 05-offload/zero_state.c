@@ -36,7 +36,7 @@ static void open_gradients(struct zero_state *z, struct session *s) {
     }
     if (z->offload_gradients)
         host_gradients_open(&z->host_gradients, s->device, z->layout, z->dtype, s->update_state,
-                            settings_pin_optimizer(&s->settings));
+                            s->settings.gradient_accumulation_steps, settings_pin_optimizer(&s->settings));
     gradient_shard_open_to(&z->gradient_shard, s->device, s->stream, s->comm, z->layout, z->collectives,
                            z->dtype, z->offload_gradients ? &z->host_gradients.sink : NULL);
 }
@@ -171,10 +171,14 @@ static void *my_host_parameters(const struct zero_state *z, int unit) {
     return z->offload_parameters ? host_parameters_slice(&z->host_parameters, unit) : NULL;
 }
 
-/* Gradients of what is kept, in device memory. */
+/* Gradients of what is kept, in device memory: not with offload_gradients. */
 static void *my_gradients(const struct zero_state *z, int unit) {
     if (z->stage < 2) return kept_of_whole(z, z->whole_gradients, unit);
     return gradient_shard_slice(&z->gradient_shard, unit);
+}
+
+static const void *my_host_gradients(const struct zero_state *z, int unit) {
+    return z->offload_gradients ? host_gradients_slice(&z->host_gradients, unit) : NULL;
 }
 
 /* Of master, m or v, which all have one slice of every unit. */
@@ -369,14 +373,15 @@ static void update_on_host(struct zero_state *z) {
     struct session *s = z->session;
     struct host_optimizer *optimizer = &z->host_optimizer;
     for (int i = 0; i < 2; i++) bring(z, i); /* behind the norm's work, while the host waits for it */
-    host_optimizer_begin(optimizer, s->update_state);
+    bool applies = host_optimizer_begin(optimizer, s->update_state);
     for (int i = 0; i < z->layout->count; i++) {
         int u = unit_at(z, i);
-        const void *gradients = z->offload_gradients ? host_gradients_slice(&z->host_gradients, u) : NULL;
-        host_optimizer_adamw(optimizer, u, gradients, my_host_parameters(z, u), my_parameters(z, u),
-                             &s->rule);
-        bring(z, i + 2);
-        gather(z, optimizer->up.stream, u); /* behind the way up */
+        if (applies) {
+            host_optimizer_adamw(optimizer, u, my_host_gradients(z, u), my_host_parameters(z, u),
+                                 my_parameters(z, u), &s->rule);
+            bring(z, i + 2);
+        }
+        gather(z, optimizer->up.stream, u); /* behind the way up; of a skipped update, too, as elsewhere */
     }
     if (!z->offload_parameters) host_optimizer_wait(optimizer, s->stream);
 }
