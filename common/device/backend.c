@@ -41,12 +41,14 @@ static const char *what_needs_less(const struct blocks *blocks, enum heading hea
     if (blocks->place[0] == 'h') return "keep less on the host, or start fewer ranks on this node";
     switch (heading) {
     case PARAMETERS:
-        return "stage 04 needs less, the less the more ranks: each keeps a slice of the parameters";
+        return "stage 04 needs less, the less the more ranks: each keeps a slice of the parameters; "
+               "stage 05 can keep it on the host (offload_param)";
     case GRADIENTS:
-        return "stages 03 and 04 need less, the less the more ranks: each keeps a slice of the gradients";
+        return "stages 03 and 04 need less, the less the more ranks: each keeps a slice of the gradients; "
+               "stage 05 can keep it on the host (offload_gradients)";
     case OPTIMIZER:
         return "stages 02 to 04 need less, the less the more ranks: each keeps a slice of the optimizer's "
-               "state";
+               "state; stage 05 can keep it on the host (offload_optimizer)";
     case BUFFERS:
         return "stages 02 to 04 need less with more ranks, stage 04 also with a lower stage3_prefetch";
     default:
