@@ -330,6 +330,18 @@ void zero_state_reduce(struct zero_state *z, int unit) {
 
 /* ---- the update ---- */
 
+/* The unit that is updated as number i: with whole parameters, which are gathered behind the update, first
+ * what the next forward needs first. */
+static int unit_at(const struct zero_state *z, int i) {
+    return z->stage < 3 ? (z->layout->chunks_begin + i) % z->layout->count : i;
+}
+
+/* The gradient for update number i starts for the host. */
+static void bring(struct zero_state *z, int i) {
+    if (z->offload_gradients || i >= z->layout->count) return;
+    host_optimizer_bring(&z->host_optimizer, unit_at(z, i), my_gradients(z, unit_at(z, i)));
+}
+
 void zero_state_finish(struct zero_state *z) {
     struct session *s = z->session;
     if (z->stage >= 2) gradient_shard_finish(&z->gradient_shard);
@@ -342,16 +354,11 @@ void zero_state_finish(struct zero_state *z) {
         sum_of_squares(s->stream, z->dtype, &s->update_state->square_sum, my_gradients(z, u),
                        zero_state_kept(z, u).count);
     }
+    for (int i = 0; i < 2 && z->offload_optimizer; i++) bring(z, i); /* while the ranks find the norm */
 }
 
 size_t zero_state_open_sums(const struct zero_state *z) {
     return z->stage == 0 ? 1 : 2;
-}
-
-/* The unit that is updated as number i: with whole parameters, which are gathered behind the update, first
- * what the next forward needs first. */
-static int unit_at(const struct zero_state *z, int i) {
-    return z->stage < 3 ? (z->layout->chunks_begin + i) % z->layout->count : i;
 }
 
 static void update_on_device(struct zero_state *z) {
@@ -364,15 +371,9 @@ static void update_on_device(struct zero_state *z) {
     }
 }
 
-static void bring(struct zero_state *z, int i) {
-    if (z->offload_gradients || i >= z->layout->count) return;
-    host_optimizer_bring(&z->host_optimizer, unit_at(z, i), my_gradients(z, unit_at(z, i)));
-}
-
 static void update_on_host(struct zero_state *z) {
     struct session *s = z->session;
     struct host_optimizer *optimizer = &z->host_optimizer;
-    for (int i = 0; i < 2; i++) bring(z, i); /* behind the norm's work, while the host waits for it */
     bool applies = host_optimizer_begin(optimizer, s->update_state);
     for (int i = 0; i < z->layout->count; i++) {
         int u = unit_at(z, i);
