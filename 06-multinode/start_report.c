@@ -25,9 +25,9 @@ static struct place my_place(const struct session *s, const struct topology *t, 
     return place;
 }
 
-/* "12.41", or "-". */
+/* "12.4", "0.0156", or "-". */
 static const char *rate_text(double rate, char text[16]) {
-    snprintf(text, 16, rate > 0 ? "%.2f" : "-", rate * 1e-9);
+    snprintf(text, 16, rate > 0 ? "%.3g" : "-", rate * 1e-9);
     return text;
 }
 

@@ -4,7 +4,7 @@
  *
  *     2 nodes of 2 ranks: collectives in two levels
  *     rank  node  host      inside   across  device and cores
- *        0     0  lab01      12.41     0.12  NVIDIA H200, 8 threads on cores 0-7 of 32, near its GPU
+ *        0     0  lab01      412       3.1  NVIDIA H200, 8 threads on cores 0-7 of 32, near its GPU
  *
  * Rates are in GB/s (1e9 bytes), sent by the rank while all others send; "-" for a level that is not there.
  */
