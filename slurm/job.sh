@@ -85,6 +85,6 @@ fi
 if ((status == 75)); then
     echo "== requeued: goes on from its last checkpoint"
     scontrol requeue "$SLURM_JOB_ID" && sleep 60 # Slurm ends this script
-    say "error: Slurm does not requeue this job: go on with slurm/submit --resume $SLURM_JOB_ID $SLURM_JOB_NAME"
+    say "error: Slurm does not requeue this job: go on with slurm/submit --resume ${run##*-} $SLURM_JOB_NAME"
 fi
 exit "$status"
