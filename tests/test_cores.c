@@ -324,7 +324,8 @@ static void claim_after_taskset(void) {
 }
 
 static void open_with_threads(void) {
-    struct device_options options = {.world_size = 1, .node_size = 100000, .dtype = FP32};
+    struct device_options options = {
+        .world_size = 1, .node_size = 100000, .dtype = FP32, .share_device = true};
     struct device *device = device_open(&options);
     require(device_cores(device) == 1);
     device_close(device);

@@ -5,6 +5,8 @@
  * its largest score, its sum, and the mean of the values, rescaled whenever the largest grows. Backward: one
  * kernel walks along the keys of a query for dq, another along the queries of a key for dk and dv, so that
  * each sum has one warp and one order.
+ * A warp's arrays lie side by side in shared memory. Where it turns from reading one of them to adding to the
+ * next it waits for all of its lanes: a compiler may read further ahead than a row goes.
  * ALiBi's term is slope · (key − last key that the row sees): for the softmax the same as slope · key, and
  * small where scores matter.
  */
@@ -107,6 +109,7 @@ __global__ void __launch_bounds__(32 * WARPS)
     const float slope = slope_of(in, p);
     fetch(q, in.qkv + offset_of(in, p, p.token, Q), in.dim, in.scale);
     for (int d = lane; d < in.dim; d += 32) mean[d] = 0;
+    __syncwarp();
     float largest = -INFINITY, sum = 0;
     for (int first = 0; first < visible; first += 32) {
         const int key = first + lane;
@@ -119,12 +122,14 @@ __global__ void __launch_bounds__(32 * WARPS)
         sum = sum * shrink + warp_sum(weight);
         largest = top;
         const int count = visible - first < 32 ? visible - first : 32;
+        __syncwarp();
         for (int d = lane; d < in.dim; d += 32) mean[d] *= shrink;
         for (int i = 0; i < count; i++) {
             const float w = __shfl_sync(0xffffffff, weight, i);
             const T *v = in.qkv + offset_of(in, p, p.first + first + i, V);
             for (int d = lane; d < in.dim; d += 32) mean[d] += w * load(v + d);
         }
+        __syncwarp();
     }
     for (int d = lane; d < in.dim; d += 32) store(out + row_of(in, p, p.token) + d, mean[d] / sum);
     if (lane == 0) lse[number_of(in, p, p.token)] = largest + logf(sum);
@@ -152,6 +157,7 @@ __global__ void __launch_bounds__(32 * WARPS)
         delta += d_out[d] * load(out + row_of(in, p, p.token) + d);
         dq[d] = 0;
     }
+    __syncwarp();
     delta = warp_sum(delta);
     if (lane == 0) deltas[number_of(in, p, p.token)] = delta;
     for (int first = 0; first < visible; first += 32) {
@@ -164,11 +170,13 @@ __global__ void __launch_bounds__(32 * WARPS)
             ds = expf(score - normal) * (dot(d_out, v, in.dim) - delta);
         }
         const int count = visible - first < 32 ? visible - first : 32;
+        __syncwarp();
         for (int i = 0; i < count; i++) {
             const float w = __shfl_sync(0xffffffff, ds, i);
             const T *k = in.qkv + offset_of(in, p, p.first + first + i, K);
             for (int d = lane; d < in.dim; d += 32) dq[d] += w * load(k + d);
         }
+        __syncwarp();
     }
     for (int d = lane; d < in.dim; d += 32) store(dqkv + offset_of(in, p, p.token, Q) + d, dq[d] * in.scale);
 }
@@ -186,6 +194,7 @@ __global__ void __launch_bounds__(32 * WARPS) general_keys_kernel(T *dqkv, const
     fetch(k, in.qkv + offset_of(in, p, p.token, K), in.dim, in.scale);
     fetch(v, in.qkv + offset_of(in, p, p.token, V), in.dim, 1);
     for (int d = lane; d < in.dim; d += 32) dk[d] = dv[d] = 0;
+    __syncwarp();
     const int last = p.row() < p.keys ? p.last : p.token;
     for (int first = p.token; first < last; first += 32) {
         const int query = first + lane;
@@ -198,6 +207,7 @@ __global__ void __launch_bounds__(32 * WARPS) general_keys_kernel(T *dqkv, const
             ds = weight * (dot(v, dout + row_of(in, p, query), in.dim) - deltas[number_of(in, p, query)]);
         }
         const int count = last - first < 32 ? last - first : 32;
+        __syncwarp();
         for (int i = 0; i < count; i++) {
             const float w = __shfl_sync(0xffffffff, weight, i), s = __shfl_sync(0xffffffff, ds, i);
             const T *q = in.qkv + offset_of(in, p, first + i, Q), *d_out = dout + row_of(in, p, first + i);
@@ -206,6 +216,7 @@ __global__ void __launch_bounds__(32 * WARPS) general_keys_kernel(T *dqkv, const
                 dv[d] += w * load(d_out + d);
             }
         }
+        __syncwarp();
     }
     for (int d = lane; d < in.dim; d += 32) {
         store(dqkv + offset_of(in, p, p.token, K) + d, dk[d] * in.scale);
