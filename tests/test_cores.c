@@ -280,11 +280,11 @@ static int claim(int node_rank, int node_size, char *const near[]) {
 }
 
 static void claim_after_mpirun(void) {
+    setenv("OMPI_COMM_WORLD_RANK", "0", 1); /* from here on a mask is mpirun's, also the one that is there */
     claim(0, 1, NULL);
     int all = cores_now();
     bind_to_first_core();
     require(cores_now() == 1);
-    setenv("OMPI_COMM_WORLD_RANK", "0", 1);
     int threads = claim(0, 1, NULL);
     require(cores_now() == all);
     require(threads >= 1 && threads <= all);
@@ -298,6 +298,7 @@ static void claim_after_mpirun(void) {
 
 /* Two ranks whose devices are near the cores of the other's half: halves are exchanged. */
 static void claim_near_device(void) {
+    setenv("OMPI_COMM_WORLD_RANK", "0", 1);
     claim(0, 1, NULL);
     int all = cores_now();
     if (all < 2) return;
@@ -308,7 +309,6 @@ static void claim_near_device(void) {
         if (CPU_ISSET(core, &set)) numbers[count++] = core;
     char *first = xformat("%d", numbers[0]), *last = xformat("%d\n", numbers[all - 1]);
     char *const near[] = {last, first};
-    setenv("OMPI_COMM_WORLD_RANK", "0", 1);
     claim(0, 2, near);
     require(sched_getaffinity(0, sizeof set, &set) == 0 && CPU_ISSET(numbers[all - 1], &set));
     claim(1, 2, near);
