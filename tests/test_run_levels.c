@@ -275,7 +275,7 @@ static void role_cases(int ranks_per_node) {
 
 /* Ranks dealt to two nodes as no launcher would; and nodes that differ in size, which leave one level. */
 static void role_places(void) {
-    const int odd[] = {0, 1, 1, 0, 1, 0}, uneven[] = {0, 0, 1, 1, 1, 1};
+    const int odd[] = {0, 1, 1, 0, 1, 0}, uneven[] = {0, 1, 1, 1, 1, 1};
     struct rank r = rank_open(0, odd, 60);
     make_collectives(&r);
     if (!r.topology.two_levels || r.topology.nodes != 2) fail("two levels were expected");
@@ -289,6 +289,8 @@ static void role_places(void) {
     topology_open(&r.topology, r.comm);
     make_collectives(&r);
     if (r.topology.two_levels || !strstr(r.topology.note, "have")) fail("one level was expected");
+    struct level_rates rates = topology_measure(&r.topology, r.device);
+    if (rates.inside != 0 || rates.across != 0) fail("a level was measured that is not there");
     cases(&r);
     rank_close(&r);
 }
