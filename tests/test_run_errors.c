@@ -137,6 +137,7 @@ static const struct bad machines[] = {
     {"--model_name_or_path random:bloom --train_file synthetic:8x16 --validation_file synthetic:2x16 "
      "--save_strategy no --save_model false",
      {"out of device memory: parameters asked for", "stage"}},
+    {"--network_interface nowhere0", {"network_interface", "this machine has no 'nowhere0'; it has ", "lo"}},
     {"--output_dir file/below", {"file: folder cannot be created"}},
     {"--output_dir /proc/nowhere", {"/proc/nowhere"}},
     {"--output_dir /dev/null", {"/dev/null"}},

@@ -46,9 +46,11 @@ struct comm_request {
 struct comm_options {
     double timeout;    /* seconds without progress after which a collective gives its peers up; 0: never */
     bool share_device; /* collectives go through host memory: ranks may have the same GPU */
-    int dry_rank;      /* dry backend: which rank … */
-    int dry_size;      /* … of how many (0: 1) */
-    int dry_node_size; /* … and how many consecutive ranks share a node (0: all) */
+    const char
+        *network_interface; /* that MPI (over TCP) and NCCL use between nodes; NULL or "": they choose */
+    int dry_rank;           /* dry backend: which rank … */
+    int dry_size;           /* … of how many (0: 1) */
+    int dry_node_size;      /* … and how many consecutive ranks share a node (0: all) */
 };
 
 /* The world. Initialises MPI on first use; registers with error.h how fail() ends the job. Host-side only:

@@ -1,7 +1,9 @@
 #include "common/comm/mpi_private.h"
 
+#include <net/if.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/uio.h>
 #include <unistd.h>
 #ifdef WORKSHOP_SANITIZE
@@ -80,6 +82,24 @@ static void avoid_forbidden_reads(void) {
 #endif
 }
 
+/* The libraries read this when they start. What the user has set for one of them stands. */
+static void use_interface(const char *name) {
+    setenv("OMPI_MCA_btl_tcp_if_include", name, 0);
+    setenv("NCCL_SOCKET_IFNAME", name, 0);
+}
+
+/* MPI would only say that nobody can be reached. */
+static void refuse_missing_interface(const char *name) {
+    if (!name || !name[0] || if_nametoindex(name)) return;
+    char here[512] = "";
+    struct if_nameindex *interfaces = if_nameindex();
+    for (struct if_nameindex *i = interfaces; i && i->if_name; i++)
+        if (strlen(here) + strlen(i->if_name) + 3 < sizeof here)
+            strcat(strcat(here, here[0] ? ", " : ""), i->if_name);
+    if (interfaces) if_freenameindex(interfaces);
+    fail("settings: network_interface: this machine has no '%s'; it has %s", name, here[0] ? here : "none");
+}
+
 /* Starts MPI with `processes` in the world. Without a launcher it is left alone: a library asked to make a
  * world of one may start a helper process, or fail for want of one. */
 static void start_mpi(long processes) {
@@ -144,8 +164,11 @@ static struct comm *world_of_ranks(long processes, double timeout) {
 
 struct comm *comm_open_world(const struct comm_options *options) {
     long processes = launched();
+    const char *interface = options->network_interface;
+    if (interface && if_nametoindex(interface)) use_interface(interface);
     struct comm *comm =
         processes ? world_of_ranks(processes, options->timeout) : world_of_one(options->timeout);
+    refuse_missing_interface(interface); /* now that there is one who says it for all */
     comm->family->carrier = backend_carrier(options);
     return comm;
 }

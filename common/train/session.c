@@ -37,6 +37,7 @@ static void open_machine(struct session *s, int count, char **arguments) {
      * ranks. */
     s->comm = comm_open_world(&(struct comm_options){.timeout = settings->communication_timeout,
                                                      .share_device = settings->share_device,
+                                                     .network_interface = settings->network_interface,
                                                      .dry_rank = (int)settings->dry_rank,
                                                      .dry_size = (int)settings->dry_world_size,
                                                      .dry_node_size = (int)settings->dry_node_size});

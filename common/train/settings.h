@@ -87,6 +87,7 @@ struct settings {
     int64_t ranks_per_node;         /* so many consecutive ranks count as a node; 0: as they are */
     double slow_network;            /* Gbit/s that leave a node, imitated; 0: as it is */
     double communication_timeout;   /* seconds */
+    char *network_interface;        /* between nodes; "": the libraries choose */
     int64_t memory_sample_interval; /* milliseconds; 0: no sampler */
     bool time_phases;               /* note how long forward, backward and so on take */
     /* dry backend: which rank of how many is played, and how many of them share a node (0: all) */

@@ -93,6 +93,7 @@ const struct setting settings_table[] = {
     INTEGER(threads, "0", 0, 4096, "CPU threads of a rank; 0: its share of the node's cores"),
     INTEGER(device_memory_limit, "0", 0, 1e9, "MiB of device memory a rank may use; 0: what there is"),
     BOOL(share_device, "false", "several ranks on one GPU, through host memory: slow, for learning"),
+    STRING(network_interface, "", "the network interface between nodes (ib0); default: MPI and NCCL choose"),
     REAL(communication_timeout, "600", 0, 1e9,
          "seconds without an answer after which a peer is given up; 0: never"),
     INTEGER(ranks_per_node, "0", 0, 65536, "so many consecutive ranks count as a node; 0: nodes as they are"),
