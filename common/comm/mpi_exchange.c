@@ -230,8 +230,8 @@ static void list_ranks(const struct comm *comm, const bool *silent, char *text, 
     if (count > listed) snprintf(text + used, size - used, " and %d more", count - listed);
 }
 
-/* A rank that has not answered here may itself wait for another one elsewhere, where there are several
- * communicators. So all that give up tell each other, and those that do not are silent in the world: [size of
+/* A rank that has not answered here may itself wait for another one elsewhere: in another communicator, or
+ * between hosts. So all that give up tell each other, and those that do not are silent in the world: [size of
  * the world]. */
 static bool *silent_in_world(struct comm *world) {
     static const char here = 1;
@@ -264,7 +264,7 @@ _Noreturn void exchange_give_up(const struct exchange *exchange) {
     const struct comm *comm = exchange->comm;
     const struct family *family = comm->family;
     bool *silent = silent_ranks(exchange);
-    if (family->members > 1 && family->root) {
+    if (family->root) {
         bool *in_world = silent_in_world(family->root);
         if (any_of(in_world, family->root->size)) {
             comm = family->root;
