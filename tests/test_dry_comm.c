@@ -50,7 +50,7 @@ static void test_script(void **state) {
         struct device *device = open_device(comm);
         comm_attach(comm, device);
         comm_script_run(comm, device);
-        comm_script_check(comm, device, true);
+        comm_script_check(comm, device, comm_script_staging(worlds[w][0], worlds[w][1]));
         comm_close(comm);
         assert_int_equal(device_ledger(device)->total.bytes, 0);
         device_close(device);

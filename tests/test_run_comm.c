@@ -187,8 +187,12 @@ static void role_host(void) {
 static void role_script(void) {
     struct rank r = rank_open(60);
     comm_script_run(r.comm, r.device);
-    bool staged_on_device = strcmp(device_backend(), "cpu") == 0 && !share_device;
-    comm_script_check(r.comm, r.device, staged_on_device);
+    int rank = comm_rank(r.comm), size = comm_size(r.comm);
+    size_t staging = 0;
+    if (strcmp(device_backend(), "cpu") == 0 && !share_device) staging = comm_script_staging(rank, size);
+    /* Whether GPUs reach each other is the machine's affair. */
+    if (by_nccl() && device_ledger(r.device)->lines[BUFFERS].bytes) staging = comm_script_places(size);
+    comm_script_check(r.comm, r.device, staging);
     rank_close(&r);
     printf("done\n");
 }

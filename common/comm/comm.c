@@ -488,7 +488,9 @@ struct comm_request comm_chain_start(struct stream *stream, enum collective as, 
     }
     for (int i = 0; i < count; i++) {
         if (!carrier->queues) comm_wait(steps[i].comm, stream, request);
-        request = start(stream, step_operation(&steps[i], as, dtype));
+        struct operation operation = step_operation(&steps[i], as, dtype);
+        operation.follows = i > 0;
+        request = start(stream, operation);
     }
     return request;
 }

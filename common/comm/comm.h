@@ -5,6 +5,8 @@
  *                  MPI_Reduce): the same bits every time, on every rank
  *   nccl*.c        the CUDA backend, a GPU for each rank: NCCL's rings and trees, on a stream of its own;
  *                  the host waits for nothing. MPI carries what is between hosts
+ *   peer*.c        the same among GPUs of one node that reach each other's memory: reduce-scatter, all-gather
+ *                  and all-reduce by copy engines, which leave the multiprocessors to the model
  *   mpi_staged.c   ranks that share a GPU (comm_options.share_device): the CPU backend's exchanges and sums
  *                  on copies in pinned host memory: the same bits as there, and slow
  *   dry.c          any one rank of any world size in one process: bytes counted, nothing sent
@@ -18,11 +20,11 @@
  * A peer that is lost, or silent for longer than the time-out, ends the job with a message that names it and
  * the collective: no function returns an error. (That ranks pass different counts is noticed by MPI alone.)
  *
- * Sums: with MPI in rank order, in fp32, rounded once. With NCCL in the type of the elements, rounded after
- * each addition, in an order that depends on the ranks' place in its ring or tree: the same bits on all
- * ranks, and in every run of the same program on the same machines, as algorithms that do not promise this
- * are left out (NCCL_ALGO is set to Ring,Tree where it is not set). Between two ranks both give the same
- * bits.
+ * Sums: with MPI and between GPUs of one node in rank order, in fp32, rounded once. With NCCL in the type of
+ * the elements, rounded after each addition, in an order that depends on the ranks' place in its ring or
+ * tree: the same bits on all ranks, and in every run of the same program on the same machines, as algorithms
+ * that do not promise this are left out (NCCL_ALGO is set to Ring,Tree where it is not set). Between two
+ * ranks both give the same bits.
  */
 #ifndef COMMON_COMM_COMM_H
 #define COMMON_COMM_COMM_H
@@ -44,13 +46,15 @@ struct comm_request {
 };
 
 struct comm_options {
-    double timeout;    /* seconds without progress after which a collective gives its peers up; 0: never */
-    bool share_device; /* collectives go through host memory: ranks may have the same GPU */
+    double timeout;      /* seconds without progress after which a collective gives its peers up; 0: never */
+    bool share_device;   /* collectives go through host memory: ranks may have the same GPU */
+    bool no_peer_copies; /* NCCL moves everything, also between GPUs that reach each other's memory */
     const char
         *network_interface; /* that MPI (over TCP) and NCCL use between nodes; NULL or "": they choose */
     int dry_rank;           /* dry backend: which rank … */
     int dry_size;           /* … of how many (0: 1) */
     int dry_node_size;      /* … and how many consecutive ranks share a node (0: all) */
+    bool dry_gpu;           /* … with a GPU each: as NCCL, no staging, and waiting is queued */
 };
 
 /* The world. Initialises MPI on first use; registers with error.h how fail() ends the job. Host-side only:
@@ -95,7 +99,9 @@ static inline bool comm_is_leader(const struct comm *comm) {
  * there (heading buffers; on the host where ranks share a device). Called by all ranks. At most two of their
  * collectives are in flight together, starting a third completes the first: so staging is at most twice the
  * largest collective's. It grows with need and is freed when the last of them is closed, which must be before
- * device_close(). With NCCL there is no staging but NCCL's own, outside the ledger, and no such limit. */
+ * device_close(). With NCCL there is no such limit, and no staging
+ * but NCCL's own, outside the ledger, and the places of copies between GPUs (under buffers: two pieces of the
+ * largest collective from each rank). */
 void comm_attach(struct comm *comm, struct device *device);
 /* Bytes of staging in device memory that one such collective of `count` elements (as passed to its start)
  * needs while it is in flight. */

@@ -7,7 +7,7 @@
  *
  *   mpi_carrier          the CPU's: messages from and to device memory, which is the host's
  *   mpi_staged_carrier   the same, through copies in host memory: several ranks on one GPU
- *   nccl_carrier         a GPU for each rank
+ *   nccl_carrier         a GPU for each rank: NCCL, and copies between GPUs of one node (peer_copies.h)
  *   dry_carrier          nothing moves
  *
  * A backend chooses one when it opens the world, and implements the functions at the end of this file and the
@@ -30,6 +30,7 @@ struct operation {
     char *out;      /* in place: the same as in */
     size_t count;   /* elements, as passed to its start */
     int root;       /* broadcast */
+    bool follows;   /* makes use of what the one started before leaves: a later step of a chain */
     size_t
         *send_offsets; /* all-to-all: elements before each rank's, and their sum at the end [size + 1]; … */
     size_t *recv_offsets; /* … freed by comm.c */
@@ -79,8 +80,9 @@ struct family {
     struct comm *root; /* the world, while it is open */
     struct comm_bytes bytes[COLLECTIVES];
     bool counting;
-    double link_rate; /* bytes per second that a rank may send to other nodes; 0: no limit */
-    double link_free; /* time at which what it sent so far has left, in seconds */
+    bool no_peer_copies; /* comm_options */
+    double link_rate;    /* bytes per second that a rank may send to other nodes; 0: no limit */
+    double link_free;    /* time at which what it sent so far has left, in seconds */
 };
 
 struct comm {

@@ -170,6 +170,7 @@ struct comm *comm_open_world(const struct comm_options *options) {
         processes ? world_of_ranks(processes, options->timeout) : world_of_one(options->timeout);
     refuse_missing_interface(interface); /* now that there is one who says it for all */
     comm->family->carrier = backend_carrier(options);
+    comm->family->no_peer_copies = options->no_peer_copies;
     return comm;
 }
 

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "common/comm/mpi_private.h"
+#include "common/comm/peer_copies.h"
 #include "common/device/cuda/cuda.h"
 
 /* Ends the job with what NCCL says where `code` is an error; `what` was tried. */
@@ -14,6 +15,17 @@ static void nccl_check(ncclResult_t code, const char *what) {
 }
 
 /* ---- communicators ---- */
+
+/* comm->carried */
+struct connection {
+    ncclComm_t handle;
+    struct peers *peers; /* NULL: NCCL moves everything */
+    bool peers_sought;   /* only when the first collective comes: by then it is said what a node is */
+};
+
+static struct connection *connection_of(const struct comm *comm) {
+    return comm->carried;
+}
 
 /* What ranks tell each other before they connect. */
 struct greeting {
@@ -65,17 +77,22 @@ static void nccl_attach(struct comm *comm) {
         family->state, (struct flight){.comm = comm, .what = "connecting NCCL", .timeout = comm->timeout});
     nccl_check(ncclCommInitRank(&handle, comm->size, id, comm->rank), "connecting NCCL");
     flight_end(family->state, flight);
-    comm->carried = handle;
+    struct connection *connection = xcalloc(1, sizeof *connection);
+    connection->handle = handle;
+    comm->carried = connection;
 }
 
 static void nccl_close(struct comm *comm) {
     struct flights *flights = comm->family->state;
     if (comm->carried) {
+        struct connection *connection = connection_of(comm);
         CUDA_CHECK(cudaStreamSynchronize(flights_stream(flights)), "closing NCCL");
         struct flight *flight = flight_begin(
             flights, (struct flight){.comm = comm, .what = "closing NCCL", .timeout = comm->timeout});
-        nccl_check(ncclCommDestroy(comm->carried), "closing NCCL");
+        nccl_check(ncclCommDestroy(connection->handle), "closing NCCL");
         flight_end(flights, flight);
+        peers_close(connection->peers);
+        free(connection);
         flights_forget(flights, comm);
     }
     if (flights && comm->family->members == 1) flights_close(flights);
@@ -112,7 +129,7 @@ static ncclResult_t queue_all_to_all(const struct operation *operation, ncclComm
     return code == ncclSuccess ? end : code;
 }
 
-static ncclResult_t queue(const struct operation *operation, ncclComm_t handle, cudaStream_t stream) {
+static ncclResult_t queue_nccl(const struct operation *operation, ncclComm_t handle, cudaStream_t stream) {
     const struct comm *comm = operation->comm;
     ncclDataType_t type = nccl_type(operation->dtype);
     size_t count = operation->count;
@@ -131,19 +148,33 @@ static ncclResult_t queue(const struct operation *operation, ncclComm_t handle, 
     }
 }
 
+/* Those that serve this collective, or NULL. */
+static struct peers *find_peers(const struct operation *operation) {
+    struct connection *connection = connection_of(operation->comm);
+    if (!connection->peers_sought)
+        connection->peers = peers_open(operation->comm, flights_stream(operation->comm->family->state));
+    connection->peers_sought = true;
+    return peers_serve(connection->peers, operation) ? connection->peers : NULL;
+}
+
 static void nccl_start(struct operation *operation, struct stream *stream) {
     struct comm *comm = operation->comm;
     if (!comm->carried) nccl_attach(comm); /* split before the device was attached */
     struct flights *flights = comm->family->state;
+    struct peers *peers = find_peers(operation);
+    ncclComm_t handle = connection_of(comm)->handle;
     struct flight *flight =
         flight_begin(flights, (struct flight){.comm = comm,
-                                              .handle = comm->carried,
+                                              .handle = handle,
                                               .what = collective_name(operation->collective),
                                               .number = operation->number,
                                               .ticket = operation->ticket,
                                               .timeout = comm->timeout});
     flight_follow(flights, flight, cuda_stream(stream));
-    nccl_check(queue(operation, comm->carried, flights_stream(flights)), flight->what);
+    if (peers)
+        peers_queue(peers, operation, flight->ready);
+    else
+        nccl_check(queue_nccl(operation, handle, flights_stream(flights)), flight->what);
     flight_queued(flights, flight);
 }
 

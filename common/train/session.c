@@ -37,10 +37,12 @@ static void open_machine(struct session *s, int count, char **arguments) {
      * ranks. */
     s->comm = comm_open_world(&(struct comm_options){.timeout = settings->communication_timeout,
                                                      .share_device = settings->share_device,
+                                                     .no_peer_copies = !settings->peer_copies,
                                                      .network_interface = settings->network_interface,
                                                      .dry_rank = (int)settings->dry_rank,
                                                      .dry_size = (int)settings->dry_world_size,
-                                                     .dry_node_size = (int)settings->dry_node_size});
+                                                     .dry_node_size = (int)settings->dry_node_size,
+                                                     .dry_gpu = settings->dry_device == DRY_GPU});
     if (!ok || !settings_fit_world(&s->settings, comm_size(s->comm), &error)) fail("%s", error.text);
     tell_notes(settings->notes);
     s->rank = comm_rank(s->comm);
@@ -54,7 +56,8 @@ static void open_machine(struct session *s, int count, char **arguments) {
                                              .threads = (int)settings->threads,
                                              .memory_limit = (size_t)settings->device_memory_limit << 20,
                                              .dtype = s->dtype,
-                                             .share_device = settings->share_device});
+                                             .share_device = settings->share_device,
+                                             .dry_gpu = settings->dry_device == DRY_GPU});
     comm_attach(s->comm, s->device);
     if (settings->ranks_per_node) comm_declare_nodes(s->comm, (int)settings->ranks_per_node);
     comm_slow_links(s->comm, settings->slow_network * 1e9 / 8);

@@ -21,6 +21,7 @@ enum strategy { STRATEGY_NO, STRATEGY_STEPS, STRATEGY_EPOCH };             /* ev
 enum scheduler { SCHEDULER_LINEAR, SCHEDULER_COSINE, SCHEDULER_CONSTANT }; /* lr_scheduler_type */
 enum automatic { AUTO_FALSE, AUTO_TRUE, AUTO };                            /* fp16, …_pin_memory */
 enum offload { OFFLOAD_NONE, OFFLOAD_CPU };                                /* offload_optimizer, …_param */
+enum dry_device { DRY_CPU, DRY_GPU };                                      /* dry_device */
 enum warning_signal { WARNING_NONE, WARNING_USR1, WARNING_USR2, WARNING_TERM }; /* save_on_signal */
 
 /* Updates of a run at most: it keeps a learning rate for each. */
@@ -84,6 +85,7 @@ struct settings {
     int64_t threads;                /* CPU threads a rank; 0: its share of the node's cores */
     int64_t device_memory_limit;    /* MiB of device memory a rank may use; 0: what there is */
     bool share_device;              /* ranks of a node may have the same GPU */
+    bool peer_copies;               /* GPUs of a node exchange by copy engines */
     int64_t ranks_per_node;         /* so many consecutive ranks count as a node; 0: as they are */
     double slow_network;            /* Gbit/s that leave a node, imitated; 0: as it is */
     double communication_timeout;   /* seconds */
@@ -92,6 +94,7 @@ struct settings {
     bool time_phases;               /* note how long forward, backward and so on take */
     /* dry backend: which rank of how many is played, and how many of them share a node (0: all) */
     int64_t dry_rank, dry_world_size, dry_node_size;
+    enum dry_device dry_device; /* whose memory it books */
 
     /* No setting: what people should hear of --deepspeed's file once one rank can say it, a line each. */
     char *notes;

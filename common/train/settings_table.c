@@ -7,6 +7,7 @@ static const char *const strategies[] = {"no", "steps", "epoch", NULL};
 static const char *const schedulers[] = {"linear", "cosine", "constant", NULL};
 static const char *const automatics[] = {"false", "true", "auto", NULL};
 static const char *const offloads[] = {"none", "cpu", NULL};
+static const char *const dry_devices[] = {"cpu", "gpu", NULL};
 static const char *const signals[] = {"none", "usr1", "usr2", "term", NULL};
 
 /* One line a setting: name, default, bounds or choices, help. */
@@ -92,6 +93,7 @@ const struct setting settings_table[] = {
 
     INTEGER(threads, "0", 0, 4096, "CPU threads of a rank; 0: its share of the node's cores"),
     INTEGER(device_memory_limit, "0", 0, 1e9, "MiB of device memory a rank may use; 0: what there is"),
+    BOOL(peer_copies, "true", "GPUs of one node exchange by copies between their memories; false: by NCCL"),
     BOOL(share_device, "false", "several ranks on one GPU, through host memory: slow, for learning"),
     STRING(network_interface, "", "the network interface between nodes (ib0); default: MPI and NCCL choose"),
     REAL(communication_timeout, "600", 0, 1e9,
@@ -104,6 +106,7 @@ const struct setting settings_table[] = {
     INTEGER(dry_rank, "0", 0, 1e6, "dry backend: the rank that is played"),
     INTEGER(dry_world_size, "1", 1, 1e6, "dry backend: of how many ranks"),
     INTEGER(dry_node_size, "0", 0, 1e6, "dry backend: ranks that share a node; 0: all"),
+    CHOICE(dry_device, "cpu", dry_devices, "dry backend: whose workspaces and staging are booked"),
     {0},
 };
 

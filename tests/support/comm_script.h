@@ -12,11 +12,12 @@
 void comm_script_run(struct comm *comm, struct device *device);
 /* Bytes that rank `rank` of `size` must have sent in the script; node_of [size] says who is where. */
 void comm_script_bytes(int rank, int size, const int *node_of, struct comm_bytes *bytes);
-/* Staging that it must have booked by then. */
+/* Staging that it must have booked on the device by then, where pieces are staged there; and the places of
+ * copies between GPUs. */
 size_t comm_script_staging(int rank, int size);
+size_t comm_script_places(int size);
 
-/* fail()s where the counters or the ledger differ from that; no staging is booked on the device unless
- * `staged`. */
-void comm_script_check(struct comm *comm, const struct device *device, bool staged);
+/* fail()s where the counters differ from that, or the ledger from `staging` bytes of buffers. */
+void comm_script_check(struct comm *comm, const struct device *device, size_t staging);
 
 #endif

@@ -1,0 +1,55 @@
+/*
+ * Inside the CUDA backend's collectives: reduce-scatter, all-gather and all-reduce among the GPUs of one node
+ * as copies between their memories.
+ *
+ * NCCL's kernels move data with the GPU's multiprocessors, and those that they occupy are missing in the
+ * matrix products beside which they run. A GPU has copy engines, too, which need none. So each rank has a
+ * block of device memory that all others can reach (CUDA IPC), of two kinds of places:
+ *
+ *     received   a place for a piece of each other rank: reduce-scatter pushes each piece to its owner,
+ *                whose kernel then adds them in rank order, in fp32, and rounds once: the bits of the CPU's
+ *     exported   a place for this rank's own slice: all-gather copies it there, and the others pull it
+ *
+ * An all-reduce is a reduce-scatter whose sums are exported at once. Of each kind there are SLOTS, used in
+ * turn, so that one collective is on its way while the next begins.
+ *
+ * Nobody's host waits: a stream itself waits for a number in its own GPU's memory, which a peer's stream
+ * writes there when a piece has arrived or a place is free again (cuStreamWaitValue32,
+ * cuStreamWriteValue32). Sending has a stream of its own; receiving and adding go through the stream of all
+ * collectives, whose watch (nccl_watch.c) thus notices a peer that never sends.
+ *
+ * No deadlock: within a collective each rank first queues what it sends, then what it waits for, and all
+ * ranks queue the same collectives in the same order; so what the first unfinished one waits for has been
+ * sent.
+ */
+#ifndef COMMON_COMM_PEER_COPIES_H
+#define COMMON_COMM_PEER_COPIES_H
+
+#include <cuda_runtime_api.h>
+
+#include "common/comm/comm_private.h"
+
+enum { PEERS_MOST = 16, SLOTS = 2 };
+
+struct peers;
+
+/* Called by all ranks of `comm`, whose collectives are queued on `stream`. NULL on all of them where it
+ * cannot be: they are on several nodes, more than PEERS_MOST, a GPU cannot reach another one's memory, or
+ * NCCL_P2P_DISABLE says that it shall not. */
+struct peers *peers_open(struct comm *comm, cudaStream_t stream);
+/* Called by all ranks, when all is done. */
+void peers_close(struct peers *peers);
+
+/* Is this one theirs? The same answer on all ranks. */
+bool peers_serve(const struct peers *peers, const struct operation *operation);
+/* Queues it, behind `ready` and what the collectives' stream waits for already. Where it needs larger places
+ * than any before, waits for the ranks and makes them: booked under buffers, SLOTS · size slices of the
+ * largest collective. */
+void peers_queue(struct peers *peers, const struct operation *operation, cudaEvent_t ready);
+
+/* out [count] (and `copy`, unless NULL) = parts[0] + parts[1] + … in this order, in fp32 (fp64 for FP64),
+ * rounded once; parts [ranks] are in device memory, out may be one of them. */
+void peer_sum(cudaStream_t stream, enum dtype dtype, void *out, void *copy, const void *const *parts,
+              int ranks, size_t count);
+
+#endif
