@@ -16,9 +16,10 @@
 #include <stddef.h>
 #include <stdio.h>
 
+#include "common/report/table.h"
 #include "common/train/run_metrics.h"
 
-enum { CHART_SEGMENTS = 12, CHART_COLORS = 7, TABLE_COLUMNS = 24 };
+enum { CHART_SEGMENTS = 12, CHART_COLORS = 7 };
 
 /* One of the runs. */
 struct compared {
@@ -70,31 +71,15 @@ double chart_longest_bar(const struct chart *chart);
 /* The smallest and largest coordinates of all curves. */
 void chart_extent(const struct chart *chart, double x[2], double y[2]);
 
-/* A table of texts; the titles are borrowed. */
-struct table {
-    size_t columns, rows;
-    const char *titles[TABLE_COLUMNS]; /* [columns] */
-    bool words[TABLE_COLUMNS];         /* [columns] of words rather than numbers: aligned left */
-    char **cells;                      /* [rows][columns] */
-};
 /* What came out of the runs, a line a run; and the settings in which they differ, a line a setting and a
  * column a run. */
 struct table table_results(const struct compared *runs, size_t count);
 struct table table_settings(const struct compared *runs, size_t count);
-void table_free(struct table *table);
-void table_print(const struct table *table);
 
 /* The largest relative difference of its losses from another run's, at the updates that both have; NAN where
  * the two do not make the same updates. */
 double losses_off(const struct run_metrics *metrics, const struct run_metrics *other);
 
-/* Characters of UTF-8: its bytes but for those that continue one. */
-size_t letters(const char *text);
-/* The last characters of a label, at most so many of them, as its end is what tells runs apart; "…" before
- * them where there are more. The caller frees it. */
-char *label_end(const char *label, size_t most);
-/* Writes `text` without control characters, and with < > & " as HTML has them. */
-void html_escape(FILE *out, const char *text);
 /* The chart as an <svg> element whose colours are the page's classes (compare_html.c). */
 void svg_write(FILE *out, const struct chart *chart);
 /* The page. */
@@ -107,7 +92,5 @@ bool gnuplot_draw(const char *folder, const struct chart *charts, size_t count, 
 
 /* A step for an axis of this length, 1, 2 or 5 times a power of ten, with about `most` steps at most. */
 double axis_step(double length, int most);
-/* A number as people read it, of four digits or so: "0.0123", "167.2", "12040". */
-void number_text(char text[32], double value);
 
 #endif

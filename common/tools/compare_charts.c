@@ -18,21 +18,6 @@ double axis_step(double length, int most) {
     return 10 * power;
 }
 
-void number_text(char text[32], double value) {
-    double size = fabs(value);
-    if (isnan(value))
-        snprintf(text, 32, "-");
-    else if (size >= 1e7)
-        snprintf(text, 32, "%.4g", value);
-    else
-        snprintf(text, 32, "%.*f",
-                 size >= 1000 || value == 0 ? 0
-                 : size >= 100              ? 1
-                 : size >= 1                ? 2
-                                            : 4,
-                 value);
-}
-
 /* Larger numbers come from no run; axes stay clear of what doubles cannot do. */
 static const double largest = 1e18;
 

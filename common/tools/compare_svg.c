@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/report/page.h"
 #include "common/tools/compare.h"
 
 /* Pixels of a picture that is as wide as the page. */
@@ -24,22 +25,6 @@ enum {
     LABEL_LETTERS = 25,
     MOST_POINTS = 1500 /* of a curve: more than there are pixels */
 };
-
-void html_escape(FILE *out, const char *text) {
-    for (; *text; text++) {
-        unsigned char c = (unsigned char)*text;
-        if (c == '<')
-            fputs("&lt;", out);
-        else if (c == '>')
-            fputs("&gt;", out);
-        else if (c == '&')
-            fputs("&amp;", out);
-        else if (c == '"')
-            fputs("&quot;", out);
-        else
-            fputc(c < 0x20 || c == 0x7f ? ' ' : c, out);
-    }
-}
 
 static void write_label(FILE *out, const char *label) {
     char *text = label_end(label, LABEL_LETTERS);

@@ -4,77 +4,6 @@
 
 #include "common/tools/compare.h"
 
-/* ---- the table itself ---- */
-
-static char **cell(struct table *table, size_t row, size_t column) {
-    return &table->cells[row * table->columns + column];
-}
-
-static void set(struct table *table, size_t row, size_t column, const char *text) {
-    *cell(table, row, column) = xstrdup(text);
-}
-
-static void set_number(struct table *table, size_t row, size_t column, double value) {
-    char text[32];
-    number_text(text, value);
-    set(table, row, column, text);
-}
-
-/* With this many digits after the point. */
-static void set_digits(struct table *table, size_t row, size_t column, int digits, double value) {
-    char text[32] = "-";
-    if (fabs(value) < 1e15) snprintf(text, sizeof text, "%.*f", digits, value);
-    set(table, row, column, text);
-}
-
-void table_free(struct table *table) {
-    for (size_t i = 0; i < table->columns * table->rows; i++) free(table->cells[i]);
-    free(table->cells);
-}
-
-size_t letters(const char *text) {
-    size_t count = 0;
-    for (; *text; text++) count += (*text & 0xC0) != 0x80;
-    return count;
-}
-
-char *label_end(const char *label, size_t most) {
-    size_t count = letters(label);
-    if (count <= most) return xstrdup(label);
-    for (; count >= most; label++) count -= (label[1] & 0xC0) != 0x80;
-    return xformat("…%s", label);
-}
-
-/* Text from a run's file may hold what a terminal would obey. */
-static void print_plain(const char *text) {
-    for (; *text; text++) putchar((unsigned char)*text < 0x20 || *text == 0x7f ? ' ' : *text);
-}
-
-static void print_cell(const char *text, size_t width, bool words, bool last) {
-    int room = (int)(width - letters(text));
-    if (!words) printf("%*s", room, "");
-    print_plain(text);
-    if (words && !last) printf("%*s", room, "");
-    printf("%s", last ? "\n" : "  ");
-}
-
-void table_print(const struct table *table) {
-    size_t widths[TABLE_COLUMNS];
-    for (size_t c = 0; c < table->columns; c++) {
-        widths[c] = letters(table->titles[c]);
-        for (size_t r = 0; r < table->rows; r++) {
-            size_t width = letters(table->cells[r * table->columns + c]);
-            if (width > widths[c]) widths[c] = width;
-        }
-    }
-    for (size_t c = 0; c < table->columns; c++)
-        print_cell(table->titles[c], widths[c], table->words[c], c + 1 == table->columns);
-    for (size_t r = 0; r < table->rows; r++)
-        for (size_t c = 0; c < table->columns; c++)
-            print_cell(table->cells[r * table->columns + c], widths[c], table->words[c],
-                       c + 1 == table->columns);
-}
-
 /* ---- results ---- */
 
 double losses_off(const struct run_metrics *metrics, const struct run_metrics *other) {
@@ -92,17 +21,6 @@ double losses_off(const struct run_metrics *metrics, const struct run_metrics *o
         j += theirs->step <= ours->step;
     }
     return worst;
-}
-
-static double bytes_sent(const struct run_metrics *metrics) {
-    double sum = 0, updates = run_metrics_number(metrics->communication, "updates");
-    const char *name;
-    json_t *line;
-    json_object_foreach(metrics->communication, name, line) {
-        double bytes = run_metrics_number(line, "bytes");
-        if (bytes > 0) sum += bytes;
-    }
-    return updates >= 1 ? sum / updates / (1 << 20) : NAN;
 }
 
 enum column {
@@ -134,25 +52,25 @@ static void fill_row(struct table *table, size_t row, const struct compared *run
     run_metrics_state(m, state);
     double difference = run == first ? NAN : losses_off(m, &first->metrics);
     if (!isnan(difference)) snprintf(off, sizeof off, difference > 0 ? "%.1e" : "%.0f", difference);
-    set(table, row, RUN, run->label);
-    set(table, row, STAGE, run_metrics_text(m->run, "stage"));
-    set(table, row, BACKEND, run_metrics_text(m->run, "backend"));
-    set_digits(table, row, RANKS, 0, run_metrics_number(m->run, "world_size"));
-    set(table, row, PRECISION, run_metrics_text(m->run, "precision"));
-    set(table, row, STATE, state);
-    set_digits(table, row, TRAIN_LOSS, 4, run_metrics_number(m->summary, "train_loss"));
-    set_digits(table, row, EVAL_LOSS, 4, run_metrics_last_loss(m->evaluations, m->evaluation_count));
-    set(table, row, OFF, off);
-    set_number(table, row, RATE, run_metrics_number(m->summary, "update_samples_per_second"));
-    set_number(table, row, UPDATE, run_metrics_number(m->summary, "update_ms.median"));
-    set_digits(table, row, DEVICE, 1, run_metrics_number(m->memory, "device.total.peak_bytes") / (1 << 20));
-    set_digits(table, row, HOST, 1, run_metrics_number(m->memory, "host.total.peak_bytes") / (1 << 20));
-    set_number(table, row, SENT, bytes_sent(m));
+    table_set(table, row, RUN, run->label);
+    table_set(table, row, STAGE, run_metrics_text(m->run, "stage"));
+    table_set(table, row, BACKEND, run_metrics_text(m->run, "backend"));
+    table_set_digits(table, row, RANKS, 0, run_metrics_number(m->run, "world_size"));
+    table_set(table, row, PRECISION, run_metrics_text(m->run, "precision"));
+    table_set(table, row, STATE, state);
+    table_set_digits(table, row, TRAIN_LOSS, 4, run_metrics_number(m->summary, "train_loss"));
+    table_set_digits(table, row, EVAL_LOSS, 4, run_metrics_last_loss(m->evaluations, m->evaluation_count));
+    table_set(table, row, OFF, off);
+    table_set_number(table, row, RATE, run_metrics_number(m->summary, "update_samples_per_second"));
+    table_set_number(table, row, UPDATE, run_metrics_number(m->summary, "update_ms.median"));
+    table_set_digits(table, row, DEVICE, 1,
+                     run_metrics_number(m->memory, "device.total.peak_bytes") / (1 << 20));
+    table_set_digits(table, row, HOST, 1, run_metrics_number(m->memory, "host.total.peak_bytes") / (1 << 20));
+    table_set_number(table, row, SENT, run_metrics_sent_bytes(m) / (1 << 20));
 }
 
 struct table table_results(const struct compared *runs, size_t count) {
-    struct table table = {
-        .columns = COLUMNS, .rows = count, .cells = xcalloc(count * COLUMNS, sizeof(char *))};
+    struct table table = table_make(COLUMNS, count);
     for (int c = 0; c < COLUMNS; c++) {
         table.titles[c] = titles[c];
         table.words[c] = c <= BACKEND || c == PRECISION || c == STATE;
@@ -202,13 +120,18 @@ static char *setting_text(const struct compared *run, const char *name) {
 }
 
 struct table table_settings(const struct compared *runs, size_t count) {
-    struct table table = {.titles = {"run"}, .words = {true}, .rows = count};
-    table.columns = 1 + names_that_differ(runs, count, table.titles + 1, TABLE_COLUMNS - 1);
-    table.cells = xcalloc(count * table.columns, sizeof(char *));
+    const char *names[TABLE_COLUMNS - 1];
+    size_t found = names_that_differ(runs, count, names, TABLE_COLUMNS - 1);
+    struct table table = table_make(1 + found, count);
+    table.titles[0] = "run", table.words[0] = true;
+    memcpy(table.titles + 1, names, found * sizeof *names);
     for (size_t r = 0; r < count; r++) {
-        set(&table, r, 0, runs[r].label);
-        for (size_t c = 1; c < table.columns; c++)
-            *cell(&table, r, c) = setting_text(&runs[r], table.titles[c]);
+        table_set(&table, r, 0, runs[r].label);
+        for (size_t c = 1; c < table.columns; c++) {
+            char *text = setting_text(&runs[r], table.titles[c]);
+            table_set(&table, r, c, text);
+            free(text);
+        }
     }
     return table;
 }

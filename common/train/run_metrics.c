@@ -154,6 +154,17 @@ double run_metrics_examples_per_update(const struct run_metrics *metrics) {
            run_metrics_number(metrics->run, "settings.gradient_accumulation_steps");
 }
 
+double run_metrics_sent_bytes(const struct run_metrics *metrics) {
+    double sum = 0, updates = run_metrics_number(metrics->communication, "updates");
+    const char *name;
+    json_t *line;
+    json_object_foreach(metrics->communication, name, line) {
+        double bytes = run_metrics_number(line, "bytes");
+        if (bytes > 0) sum += bytes;
+    }
+    return updates >= 1 ? sum / updates : NAN;
+}
+
 double run_metrics_last_loss(const struct run_point *points, size_t count) {
     while (count && !isfinite(points[count - 1].loss)) count--;
     return count ? points[count - 1].loss : NAN;

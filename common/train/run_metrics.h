@@ -51,6 +51,8 @@ bool run_metrics_is_dry(const struct run_metrics *metrics);
 double run_metrics_updates_done(const struct run_metrics *metrics);
 double run_metrics_updates_planned(const struct run_metrics *metrics);
 double run_metrics_examples_per_update(const struct run_metrics *metrics);
+/* Bytes that rank 0 sent in an update, by all collectives together. NAN where the run does not say. */
+double run_metrics_sent_bytes(const struct run_metrics *metrics);
 /* The last loss of an array of points that is a number; NAN where there is none. */
 double run_metrics_last_loss(const struct run_point *points, size_t count);
 /* "finished", "dry run", "no number: loss of update 7", "stopped after 40 of 96" (it said good-bye, as
