@@ -33,6 +33,7 @@ struct device_options {
     size_t memory_limit;      /* bytes of device memory this rank may book; 0: what there is */
     enum dtype dtype;         /* the run's precision: half precision needs a workspace on some backends */
     bool share_device;        /* several ranks may use one device (CUDA): slow, for learning and tests */
+    bool dry_gpu;             /* dry backend: book what the CUDA backend does, not what the CPU's does */
 };
 
 /* Opens the device of this rank. On the CPU this also moves the process to its share of the node's cores,

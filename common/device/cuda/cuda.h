@@ -21,6 +21,7 @@
 
 #include "common/base/error.h"
 #include "common/device/device.h"
+#include "common/device/workspace.h"
 #include "common/device/work.h"
 
 /* Ends the job with the runtime's words, what was being done, and what to do. Use the macro. */
@@ -41,8 +42,7 @@ cudaError_t cuda_probe_kernels(void);
 
 /* Scratch of a stream's kernels, 256-byte aligned: cuBLASLt's workspace and partial sums. Its content does
  * not outlast a kernel of kernels.h. Booked under buffers when a stream first needs it, and of one size
- * always, as the algorithms that cuBLASLt chooses depend on it. */
-#define CUDA_WORKSPACE_BYTES ((size_t)32 << 20)
+ * always (CUDA_WORKSPACE_BYTES), as the algorithms that cuBLASLt chooses depend on it. */
 void *cuda_workspace(struct stream *stream);
 
 /* A place where product_plans.cu keeps the library handle and plans: NULL at first. `close` is called with

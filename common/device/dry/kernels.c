@@ -3,35 +3,48 @@
  * device memory holds nothing here, only what the arguments themselves say can count.
  */
 #include "common/device/kernels.h"
+#include "common/device/immediate/immediate.h"
 #include "common/device/work.h"
+
+/* What the CUDA backend's kernel of this name books when it has `elements` to compute. */
+static void need_workspace(struct stream *stream, size_t elements) {
+    if (!stream->device->options.dry_gpu || stream->workspace || !elements) return;
+    stream->workspace =
+        device_alloc(stream->device, BUFFERS, CUDA_WORKSPACE_BYTES, "workspace of a stream's kernels");
+}
 
 /* ---- linear layers ---- */
 
 void linear_forward(struct stream *stream, enum dtype dtype, void *y, size_t ldy, const void *x,
                     const void *w, const void *bias, const void *residual, size_t m, size_t n, size_t k) {
     work_linear_forward(stream, dtype, bias, residual, m, n, k);
+    need_workspace(stream, m * n);
 }
 
 void linear_gelu_forward(struct stream *stream, enum dtype dtype, void *out, void *pre, const void *x,
                          const void *w, const void *bias, size_t m, size_t n, size_t k) {
     work_linear_gelu_forward(stream, dtype, m, n, k);
+    need_workspace(stream, m * n);
 }
 
 void linear_backward_input(struct stream *stream, enum dtype dtype, void *dx, enum dtype dx_dtype,
                            const void *dy, size_t lddy, const void *w, const void *add, size_t m, size_t n,
                            size_t k) {
     work_linear_backward_input(stream, dtype, dx_dtype, add, m, n, k);
+    need_workspace(stream, m * k);
 }
 
 void linear_gelu_backward_input(struct stream *stream, enum dtype dtype, void *dpre, void *dbias,
                                 void *active, const void *dy, const void *w, const void *pre, size_t m,
                                 size_t n, size_t k, bool accumulate) {
     work_linear_gelu_backward_input(stream, dtype, m, n, k, accumulate);
+    need_workspace(stream, m * k);
 }
 
 void linear_backward_weight(struct stream *stream, enum dtype dtype, void *dw, void *dbias, const void *dy,
                             size_t lddy, const void *x, size_t m, size_t n, size_t k, bool accumulate) {
     work_linear_backward_weight(stream, dtype, dbias, m, n, k, accumulate);
+    if (m || !accumulate) need_workspace(stream, n * k);
 }
 
 void gelu_forward(struct stream *stream, enum dtype dtype, void *out, const void *x, size_t count) {
@@ -57,6 +70,7 @@ void layernorm_backward(struct stream *stream, enum dtype dtype, const struct la
                         const float *mean, const float *rstd, const void *add, size_t rows, size_t h,
                         bool accumulate) {
     work_layernorm_backward(stream, dtype, to, add, rows, h, accumulate);
+    need_workspace(stream, h);
 }
 
 /* ---- attention ---- */
@@ -104,10 +118,12 @@ void cross_entropy(struct stream *stream, enum dtype dtype, void *logits, float 
 
 void sum_values(struct stream *stream, double *total, const float *values, size_t count) {
     work_sum_values(stream, count);
+    need_workspace(stream, count);
 }
 
 void sum_of_squares(struct stream *stream, enum dtype dtype, double *total, const void *x, size_t count) {
     work_sum_of_squares(stream, dtype, count);
+    need_workspace(stream, count);
 }
 
 /* ---- the update ---- */

@@ -10,7 +10,8 @@ struct device *device_open(const struct device_options *options) {
     struct device *device = xcalloc(1, sizeof *device);
     device->options = *options;
     immediate_open(device);
-    if (options->dtype != FP32)
+    bool books_gpu = !device_computes() && options->dry_gpu;
+    if (options->dtype != FP32 && !books_gpu)
         device->workspace =
             device_alloc(device, BUFFERS, CPU_WORKSPACE_BYTES, "workspace of half-precision products");
     return device;
@@ -115,7 +116,7 @@ struct event {
 
 struct stream *stream_open(struct device *device, const char *name) {
     (void)name;
-    struct stream *stream = xmalloc(sizeof *stream);
+    struct stream *stream = xcalloc(1, sizeof *stream);
     stream->device = device;
     return stream;
 }
@@ -125,6 +126,7 @@ struct stream *stream_open_background(struct device *device, const char *name) {
 }
 
 void stream_close(struct stream *stream) {
+    device_free(stream->device, stream->workspace);
     free(stream);
 }
 

@@ -11,10 +11,7 @@
 #include "common/device/backend.h"
 #include "common/device/cores.h"
 #include "common/device/work.h"
-
-/* Scratch of the CPU backend for products of half-precision matrices, which are taken in fp32: booked under
- * buffers when a device opens for BF16 or FP16, on both backends. */
-#define CPU_WORKSPACE_BYTES ((size_t)32 << 20)
+#include "common/device/workspace.h"
 
 struct device {
     struct device_options options;
@@ -22,12 +19,13 @@ struct device {
     struct work work;
     char *name; /* malloc()ed */
     struct cores cores;
-    float *workspace;       /* CPU_WORKSPACE_BYTES; NULL in FP32 */
+    float *workspace;       /* CPU_WORKSPACE_BYTES; NULL in FP32, or where a GPU is booked */
     uintptr_t next_address; /* dry */
 };
 
 struct stream {
     struct device *device;
+    void *workspace; /* dry, where a GPU is booked: CUDA_WORKSPACE_BYTES; NULL until a kernel needs it */
 };
 
 /* What the two backends do differently, called by immediate.c: */
