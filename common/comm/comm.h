@@ -54,7 +54,7 @@ struct comm_options {
     int dry_rank;           /* dry backend: which rank … */
     int dry_size;           /* … of how many (0: 1) */
     int dry_node_size;      /* … and how many consecutive ranks share a node (0: all) */
-    bool dry_gpu;           /* … with a GPU each: as NCCL, no staging, and waiting is queued */
+    bool dry_gpu;           /* … with a GPU each: books what the CUDA backend does */
 };
 
 /* The world. Initialises MPI on first use; registers with error.h how fail() ends the job. Host-side only:
@@ -103,6 +103,12 @@ static inline bool comm_is_leader(const struct comm *comm) {
  * but NCCL's own, outside the ledger, and the places of copies between GPUs (under buffers: two pieces of the
  * largest collective from each rank). */
 void comm_attach(struct comm *comm, struct device *device);
+/* Lets the ranks of `comm` gather straight from each other's `memory`, a block of device_alloc()'s, where
+ * that saves copies (GPUs of one node): for all-gathers whose `in` lies there, at the same offset on all
+ * ranks. Called by all of them, after comm_attach(); one block a communicator. comm_unshare(), also by all,
+ * comes before it is freed. */
+void comm_share(struct comm *comm, void *memory, size_t bytes);
+void comm_unshare(struct comm *comm);
 /* Bytes of staging in device memory that one such collective of `count` elements (as passed to its start)
  * needs while it is in flight. */
 size_t comm_staging_bytes(const struct comm *comm, enum collective collective, size_t count,

@@ -1,8 +1,10 @@
 /* Any one rank of any world size in one process: comm.c counts and books, nothing is sent. */
+#include <stdlib.h>
 #include <string.h>
 
 #include "common/base/error.h"
 #include "common/comm/comm_private.h"
+#include "common/comm/peer_block.h"
 
 static void start_nothing(struct operation *operation, struct stream *stream) {
     (void)operation, (void)stream;
@@ -23,16 +25,51 @@ static const struct carrier dry_carrier = {.stages = true,
                                            .finish = finish_nothing,
                                            .progress = progress_nothing};
 
+/* ---- as if each rank had a GPU ---- */
+
+/* comm->carried: the block that GPUs of one node copy through. */
+struct block {
+    void *memory;
+    size_t place; /* bytes of a place in it */
+};
+
+static void book_block(struct comm *comm, struct block *block, size_t place) {
+    device_free(comm->family->device, block->memory);
+    block->memory = device_alloc(comm->family->device, BUFFERS, peer_block_bytes(comm, place),
+                                 "pieces of collectives, from and for other GPUs");
+    block->place = place;
+}
+
+static void start_on_gpu(struct operation *operation, struct stream *stream) {
+    (void)stream;
+    struct comm *comm = operation->comm;
+    if (!peer_copies_wanted(comm)) return;
+    struct block *block = comm->carried;
+    if (!block) {
+        block = comm->carried = xcalloc(1, sizeof *block);
+        book_block(comm, block, 0);
+    }
+    if (peer_copies_do(operation) && peer_place_bytes(operation) > block->place)
+        book_block(comm, block, peer_place_bytes(operation));
+}
+
+static void close_on_gpu(struct comm *comm) {
+    struct block *block = comm->carried;
+    if (block) device_free(comm->family->device, block->memory);
+    free(block);
+}
+
 static void wait_for_nothing(struct family *family, struct stream *stream, long long ticket) {
     (void)family, (void)stream, (void)ticket;
 }
 
-/* Books what NCCL's does. */
+/* Books what the CUDA backend's does where the GPUs of a node reach each other. */
 static const struct carrier dry_gpu_carrier = {.queues = true,
-                                               .start = start_nothing,
+                                               .start = start_on_gpu,
                                                .wait = wait_for_nothing,
                                                .finish = finish_nothing,
-                                               .progress = progress_nothing};
+                                               .progress = progress_nothing,
+                                               .close = close_on_gpu};
 
 struct comm *comm_open_world(const struct comm_options *options) {
     int size = options->dry_size ? options->dry_size : 1;
@@ -49,6 +86,7 @@ struct comm *comm_open_world(const struct comm_options *options) {
         world_ranks[r] = r;
     }
     struct comm *comm = comm_new(NULL, options->dry_rank, size, nodes, world_ranks, options->timeout);
+    comm->family->no_peer_copies = options->no_peer_copies;
     comm->family->carrier = options->dry_gpu ? &dry_gpu_carrier : &dry_carrier;
     return comm;
 }

@@ -8,7 +8,8 @@
  *
  *     received   a place for a piece of each other rank: reduce-scatter pushes each piece to its owner,
  *                whose kernel then adds them in rank order, in fp32, and rounds once: the bits of the CPU's
- *     exported   a place for this rank's own slice: all-gather copies it there, and the others pull it
+ *     exported   a place for this rank's own slice: all-gather copies it there, and the others pull it; or
+ *                they pull from where it lies, in a block that all reach (comm_share())
  *
  * An all-reduce is a reduce-scatter whose sums are exported at once. Of each kind there are SLOTS, used in
  * turn, so that one collective is on its way while the next begins.
@@ -28,8 +29,7 @@
 #include <cuda_runtime_api.h>
 
 #include "common/comm/comm_private.h"
-
-enum { PEERS_MOST = 16, SLOTS = 2 };
+#include "common/comm/peer_block.h"
 
 struct peers;
 
@@ -39,6 +39,9 @@ struct peers;
 struct peers *peers_open(struct comm *comm, cudaStream_t stream);
 /* Called by all ranks, when all is done. */
 void peers_close(struct peers *peers);
+
+/* As comm_share(); memory NULL: no longer. */
+void peers_share(struct peers *peers, void *memory, size_t bytes);
 
 /* Is this one theirs? The same answer on all ranks. */
 bool peers_serve(const struct peers *peers, const struct operation *operation);
