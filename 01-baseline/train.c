@@ -266,11 +266,11 @@ int main(int argc, char **argv) {
     s->sent_per_update[ALL_REDUCE] = 2 * model_bytes * others;
 
     session_begin(s);
-    if (session_should_evaluate(s)) session_evaluate(s, evaluate_pack, r, r->model.activations.losses);
+    if (session_should_evaluate(s)) session_evaluate(s, &stage, evaluate_pack, &r->model);
     while (session_next(s)) {
         train_update(r);
         session_update_done(s);
-        if (session_should_evaluate(s)) session_evaluate(s, evaluate_pack, r, r->model.activations.losses);
+        if (session_should_evaluate(s)) session_evaluate(s, &stage, evaluate_pack, &r->model);
         if (session_should_save(s)) session_save(s, &stage);
     }
     session_finish(s, &stage, &prediction);

@@ -100,6 +100,27 @@ void attention_backward(struct stream *stream, enum dtype dtype, void *dqkv, con
                         const void *qkv, const void *out, const float *lse, float *scratch,
                         const struct sequences *sequences, size_t heads, size_t head_dim);
 
+/* Keys and values of rows that went through a block before, so that later rows attend to them without their
+ * being computed again: [slots, heads, capacity, head_dim] each. A slot holds one sequence, its row i at
+ * position i. */
+struct key_value_cache {
+    void *keys, *values;
+    size_t capacity; /* positions of a slot */
+};
+
+/* Rows that come now: row r is position positions[r] (below the capacity) of the sequence in slots[r]. The
+ * same position may come only once in a call, and all before it must have come, now or earlier. */
+struct cached_rows {
+    int count;                        /* 0 is legal */
+    double keys;                      /* positions seen by all rows together, for counting work */
+    const int32_t *slots, *positions; /* [count] */
+};
+
+/* attention_forward with a cache: stores the keys and values of qkv [count, heads, 3, head_dim], then out
+ * [count, heads·head_dim] is each row's attention to positions 0 … positions[r] of its slot. */
+void attention_cached(struct stream *stream, enum dtype dtype, void *out, const struct key_value_cache *cache,
+                      const void *qkv, const struct cached_rows *rows, size_t heads, size_t head_dim);
+
 /* Slope of a head (0-based) among `heads`: bloom.md's rule, also for numbers that are no power of two. Host
  * code. */
 float alibi_slope(size_t head, size_t heads);
@@ -132,6 +153,11 @@ void scatter_rows(struct stream *stream, enum dtype dtype, void *out, const void
 void cross_entropy(struct stream *stream, enum dtype dtype, void *logits, float *losses,
                    const int32_t *labels, const float *weights, size_t rows, size_t vocabulary, size_t ld,
                    bool gradient, const float *loss_scale, float inverse_positions);
+
+/* out [rows]: the column of the largest among the first `vocabulary` of each row of logits [rows, ld], the
+ * first one of equals; NaNs are passed over, and a row that has nothing else gets 0. */
+void largest_column(struct stream *stream, enum dtype dtype, int32_t *out, const void *logits, size_t rows,
+                    size_t vocabulary, size_t ld);
 
 /* *total (fp64) += Σ values [count] fp32, in a fixed order. */
 void sum_values(struct stream *stream, double *total, const float *values, size_t count);

@@ -97,6 +97,15 @@ void work_attention_backward(struct stream *stream, enum dtype dtype, const stru
             sequence_bytes(sequences));
 }
 
+/* Each row reads the keys and values of all positions that it sees; its own are read in qkv and written to
+ * the cache. */
+void work_attention_cached(struct stream *stream, enum dtype dtype, const struct cached_rows *rows,
+                           size_t heads, size_t head_dim) {
+    add(stream, 2 * product(heads, head_dim, 1) * rows->keys,
+        6 * matrix(dtype, (size_t)rows->count, heads * head_dim) +
+            2 * vector(dtype, heads * head_dim) * rows->keys + 2 * vector(INT32, (size_t)rows->count));
+}
+
 /* ---- embedding, rows ---- */
 
 void work_embedding_lookup(struct stream *stream, enum dtype dtype, size_t n, size_t h) {
@@ -124,6 +133,10 @@ void work_cross_entropy(struct stream *stream, enum dtype dtype, size_t rows, si
     add(stream, 0,
         matrix(dtype, rows, vocabulary) + gradient * (matrix(dtype, rows, ld) + vector(FP32, 1)) +
             matrix(FP32, rows, 3));
+}
+
+void work_largest_column(struct stream *stream, enum dtype dtype, size_t rows, size_t vocabulary) {
+    add(stream, 0, matrix(dtype, rows, vocabulary) + vector(INT32, rows));
 }
 
 void work_sum_values(struct stream *stream, size_t count) {

@@ -37,6 +37,8 @@ void work_attention_forward(struct stream *stream, enum dtype dtype, const struc
                             size_t heads, size_t head_dim);
 void work_attention_backward(struct stream *stream, enum dtype dtype, const struct sequences *sequences,
                              size_t heads, size_t head_dim);
+void work_attention_cached(struct stream *stream, enum dtype dtype, const struct cached_rows *rows,
+                           size_t heads, size_t head_dim);
 
 void work_embedding_lookup(struct stream *stream, enum dtype dtype, size_t n, size_t h);
 /* How many of the n ids fall into these rows is not known from the arguments: counted as the most rows it may
@@ -47,6 +49,7 @@ void work_scatter_rows(struct stream *stream, enum dtype dtype, size_t count, si
 
 void work_cross_entropy(struct stream *stream, enum dtype dtype, size_t rows, size_t vocabulary, size_t ld,
                         bool gradient);
+void work_largest_column(struct stream *stream, enum dtype dtype, size_t rows, size_t vocabulary);
 void work_sum_values(struct stream *stream, size_t count);
 void work_sum_of_squares(struct stream *stream, enum dtype dtype, size_t count);
 

@@ -12,7 +12,9 @@ struct span {
     size_t start, bytes;
 };
 struct draft {
-    struct span question, context, answer;
+    struct span question, context;
+    size_t first_answer; /* of all answers read */
+    int answer_count;
 };
 
 struct reader {
@@ -20,10 +22,12 @@ struct reader {
     int limit; /* INT_MAX: none */
     int count, room;
     struct draft *drafts; /* [room] */
-    char *texts;          /* [texts_room] */
+    struct span *answers; /* [answer_room] of all questions */
+    size_t answer_count, answer_room;
+    char *texts; /* [texts_room] */
     size_t texts_bytes, texts_room;
-    size_t article, paragraph,
-        question; /* where the reader is: data[article].paragraphs[paragraph].qas[question] */
+    /* Where the reader is: data[article].paragraphs[paragraph].qas[question].answers[answer]. */
+    size_t article, paragraph, question, answer;
 };
 
 static const char no_answer[] = "No Answer";
@@ -58,8 +62,8 @@ static bool refuse(struct reader *reader, enum level level, const char *member, 
         return json_stream_refuse(stream, "data[%zu].paragraphs[%zu].qas[%zu]%s: %s", a, p, q, member,
                                   reason);
     case ANSWER:
-        return json_stream_refuse(stream, "data[%zu].paragraphs[%zu].qas[%zu].answers[0]%s: %s", a, p, q,
-                                  member, reason);
+        return json_stream_refuse(stream, "data[%zu].paragraphs[%zu].qas[%zu].answers[%zu]%s: %s", a, p, q,
+                                  reader->answer, member, reason);
     }
     return false;
 }
@@ -120,17 +124,32 @@ static bool read_list(struct reader *reader, enum level level, const struct plac
     return !stream->failed;
 }
 
-static bool read_answer(struct reader *reader, const struct place *answers, struct span *answer) {
+static void keep_answer(struct reader *reader, struct span answer) {
+    if (reader->answer_count == reader->answer_room) {
+        reader->answer_room = 2 * reader->answer_room + 256;
+        reader->answers = xrealloc(reader->answers, reader->answer_room * sizeof *reader->answers);
+    }
+    reader->answers[reader->answer_count++] = answer;
+}
+
+static bool read_answers(struct reader *reader, const struct place *answers, struct draft *draft) {
     struct json_stream *stream = &reader->stream;
+    draft->first_answer = reader->answer_count;
     stream->at = answers->at;
     if (json_stream_peek(stream) != '[') return refuse(reader, QUESTION, answers->member, "expected a list");
     struct json_list list = json_stream_begin(stream, '[');
-    if (!json_stream_element(stream, &list)) {
-        *answer = keep(reader, no_answer, strlen(no_answer));
-        return !stream->failed;
+    for (reader->answer = 0; json_stream_element(stream, &list); reader->answer++) {
+        struct place text = {".text", 0};
+        struct span answer;
+        if (!find_members(reader, ANSWER, &text, 1)) return false;
+        size_t end = stream->at;
+        if (!read_text(reader, ANSWER, &text, &answer)) return false;
+        stream->at = end;
+        keep_answer(reader, answer);
     }
-    struct place text = {".text", 0};
-    return find_members(reader, ANSWER, &text, 1) && read_text(reader, ANSWER, &text, answer);
+    if (!reader->answer) keep_answer(reader, keep(reader, no_answer, strlen(no_answer)));
+    draft->answer_count = (int)(reader->answer_count - draft->first_answer);
+    return !stream->failed;
 }
 
 static bool read_question(struct reader *reader, struct span context) {
@@ -139,7 +158,7 @@ static bool read_question(struct reader *reader, struct span context) {
     size_t end = reader->stream.at;
     struct draft draft = {.context = context};
     if (!read_text(reader, QUESTION, &places[0], &draft.question)) return false;
-    if (!read_answer(reader, &places[1], &draft.answer)) return false;
+    if (!read_answers(reader, &places[1], &draft)) return false;
     if (reader->count == reader->room) {
         if (reader->room > INT_MAX / 4)
             return refuse(reader, QUESTION, "", "more questions than can be counted");
@@ -185,6 +204,24 @@ static struct squad_text text_of(const struct reader *reader, struct span span) 
     return (struct squad_text){.data = reader->texts + span.start, .bytes = span.bytes};
 }
 
+/* What has been read, once nothing moves any more. */
+static void publish(struct squad *squad, const struct reader *reader) {
+    squad->count = reader->count;
+    squad->memory = reader->texts;
+    squad->examples = xmalloc((size_t)reader->count * sizeof *squad->examples);
+    squad->answers = xmalloc(reader->answer_count * sizeof *squad->answers);
+    for (size_t i = 0; i < reader->answer_count; i++) squad->answers[i] = text_of(reader, reader->answers[i]);
+    for (int i = 0; i < reader->count; i++) {
+        const struct draft *draft = &reader->drafts[i];
+        const struct squad_text *answers = squad->answers + draft->first_answer;
+        squad->examples[i] = (struct squad_example){.question = text_of(reader, draft->question),
+                                                    .context = text_of(reader, draft->context),
+                                                    .answer = answers[0],
+                                                    .answers = answers,
+                                                    .answer_count = draft->answer_count};
+    }
+}
+
 bool squad_parse(struct squad *squad, const char *data, size_t size, const char *name, int limit,
                  struct error *error) {
     struct reader reader = {.limit = limit > 0 ? limit : INT_MAX};
@@ -192,19 +229,12 @@ bool squad_parse(struct squad *squad, const char *data, size_t size, const char 
     json_stream_open(&reader.stream, data, size, name, error);
     bool ok = read_file(&reader);
     json_stream_close(&reader.stream);
-    if (ok) {
-        squad->count = reader.count;
-        squad->memory = reader.texts;
-        squad->examples = xmalloc((size_t)reader.count * sizeof *squad->examples);
-        for (int i = 0; i < reader.count; i++)
-            squad->examples[i] =
-                (struct squad_example){.question = text_of(&reader, reader.drafts[i].question),
-                                       .context = text_of(&reader, reader.drafts[i].context),
-                                       .answer = text_of(&reader, reader.drafts[i].answer)};
-    } else {
+    if (ok)
+        publish(squad, &reader);
+    else
         free(reader.texts);
-    }
     free(reader.drafts);
+    free(reader.answers);
     return ok;
 }
 
@@ -219,6 +249,7 @@ bool squad_load(struct squad *squad, const char *path, int limit, struct error *
 
 void squad_free(struct squad *squad) {
     free(squad->examples);
+    free(squad->answers);
     free(squad->memory);
     *squad = (struct squad){0};
 }

@@ -22,14 +22,17 @@ struct squad_text {
 
 struct squad_example {
     struct squad_text question;
-    struct squad_text context; /* shared by all questions of a paragraph */
-    struct squad_text answer;  /* the first one; "No Answer" where the list of answers is empty */
+    struct squad_text context;        /* shared by all questions of a paragraph */
+    struct squad_text answer;         /* the first one; "No Answer" where the list of answers is empty */
+    const struct squad_text *answers; /* [answer_count] all of them, from the first one on */
+    int answer_count;                 /* at least 1 */
 };
 
 struct squad {
     int count;
     struct squad_example *examples; /* [count] in file order */
     void *memory;                   /* what the texts point into */
+    struct squad_text *answers;     /* of all questions, in their order */
 };
 
 /* Reads the first `limit` questions of a file, or all of them where `limit` is 0; a file that is broken

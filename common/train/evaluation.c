@@ -1,6 +1,8 @@
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "common/base/json.h"
+#include "common/train/prediction.h"
 #include "common/train/session.h"
 
 /* Adds a pack's losses to their examples: sums [2 · examples], of weighted losses and of weights. */
@@ -27,11 +29,9 @@ static double mean_of_batches(const double *sums, int examples, int batch) {
     return total / examples;
 }
 
-void session_evaluate(struct session *s, void (*forward)(void *run), void *run, const float *losses) {
-    if (!s->eval_batches) return;
-    session_drain(s);
-    double start = session_seconds();
-    comm_count_bytes(s->comm, false);
+/* eval_loss of the evaluation's examples. */
+static double evaluate_losses(struct session *s, const struct stage_state *stage, void (*forward)(void *self),
+                              const struct model *model) {
     int examples = s->eval_examples.count;
     double *sums = xcalloc(2 * (size_t)examples, sizeof *sums);
     size_t bytes = (size_t)s->capacity.labelled * sizeof(float);
@@ -41,32 +41,60 @@ void session_evaluate(struct session *s, void (*forward)(void *run), void *run, 
     for (int number = 0; number < all.packs; number++) {
         batches_fill(s->eval_batches, number, &s->pack);
         input_upload(&s->input, s->stream, &s->pack);
-        forward(run);
-        copy_to_host(s->stream, host_losses, losses, (size_t)s->pack.labelled * sizeof(float));
+        forward(stage->self);
+        copy_to_host(s->stream, host_losses, model->activations.losses,
+                     (size_t)s->pack.labelled * sizeof(float));
         stream_synchronize(s->stream);
         if (device_computes()) add_losses(&s->pack, host_losses, sums);
     }
     comm_host_sum(s->comm, sums, 2 * (size_t)examples);
     host_free(s->device, host_losses);
-    comm_count_bytes(s->comm, true);
-
-    double seconds = session_seconds() - start;
     double loss = mean_of_batches(sums, examples, (int)s->settings.per_device_eval_batch_size);
-    double epoch = s->step ? s->update.epoch : 0;
     free(sums);
-    s->last_eval_loss = loss;
-    s->eval_samples_per_second = examples / seconds;
+    return loss;
+}
+
+/* A loss, a score or a speed; null in a dry run, which has none. */
+static json_t *measured(double value) {
+    return device_computes() ? json_number(value) : json_null();
+}
+
+static void report_evaluation(struct session *s, double loss, const struct prediction *prediction,
+                              double seconds) {
+    double epoch = s->step ? s->update.epoch : 0;
     json_t *event = json_object();
     json_object_set_new(event, "step", json_integer(s->step));
     json_object_set_new(event, "epoch", json_number(epoch));
-    json_object_set_new(event, "eval_loss", device_computes() ? json_number(loss) : json_null());
-    json_object_set_new(event, "eval_samples_per_second",
-                        device_computes() ? json_number(s->eval_samples_per_second) : json_null());
-    json_object_set_new(event, "eval_runtime", device_computes() ? json_number(seconds) : json_null());
+    json_object_set_new(event, "eval_loss", measured(loss));
+    if (prediction) json_object_set_new(event, "eval_exact_match", measured(prediction->exact_match));
+    if (prediction) json_object_set_new(event, "eval_f1", measured(prediction->f1));
+    json_object_set_new(event, "eval_samples_per_second", measured(s->eval_samples_per_second));
+    json_object_set_new(event, "eval_runtime", measured(seconds));
     metrics_write(s->metrics, "eval", event);
-    if (device_computes())
-        metrics_line(
-            s->metrics,
-            "{'eval_loss': %.4f, 'eval_runtime': %.2f, 'eval_samples_per_second': %.2f, 'epoch': %.2f}", loss,
-            seconds, s->eval_samples_per_second, epoch);
+    if (!device_computes()) return;
+    char scores[80] = "";
+    if (prediction)
+        snprintf(scores, sizeof scores, "'eval_exact_match': %.2f, 'eval_f1': %.2f, ",
+                 prediction->exact_match, prediction->f1);
+    metrics_line(
+        s->metrics,
+        "{'eval_loss': %.4f, %s'eval_runtime': %.2f, 'eval_samples_per_second': %.2f, 'epoch': %.2f}", loss,
+        scores, seconds, s->eval_samples_per_second, epoch);
+}
+
+void session_evaluate(struct session *s, const struct stage_state *stage, void (*forward)(void *self),
+                      const struct model *model) {
+    if (!s->eval_batches) return;
+    session_drain(s);
+    double start = session_seconds();
+    bool answers = s->settings.predict_with_generate;
+    struct prediction prediction;
+    comm_count_bytes(s->comm, false);
+    double loss = evaluate_losses(s, stage, forward, model);
+    if (answers) prediction = session_predict(s, stage);
+    comm_count_bytes(s->comm, true);
+    double seconds = session_seconds() - start;
+    s->last_eval_loss = loss;
+    s->eval_samples_per_second = s->eval_examples.count / seconds;
+    report_evaluation(s, loss, answers ? &prediction : NULL, seconds);
 }

@@ -131,6 +131,20 @@ static void keep_first(struct examples *examples, long long count) {
     if (count > 0 && count < examples->count) examples->count = (int)count;
 }
 
+/* The evaluation's questions, as many as it has examples. */
+static void load_questions(struct session *s, const char *source, const struct tokenizer *tokenizer) {
+    struct error error;
+    if (examples_are_synthetic(source))
+        fail("settings: predict_with_generate needs questions to answer: give a validation_file that has "
+             "some, "
+             "or leave it out");
+    char *path = strcmp(source, "sample") ? xstrdup(source) : kit_file("common/sample/dev.json");
+    if (!questions_load(&s->questions, path, tokenizer, (int)s->config.vocabulary, s->eval_examples.count,
+                        &error))
+        fail("%s", error.text);
+    free(path);
+}
+
 static void load_examples(struct session *s) {
     const struct settings *settings = &s->settings;
     const char *validation = settings->validation_file;
@@ -160,8 +174,12 @@ static void load_examples(struct session *s) {
         options.seed++; /* a generator's evaluation text is not its training text */
         load_text(s, validation, "common/sample/dev.json", tokenizer, &options, &s->eval_examples);
         keep_first(&s->eval_examples, wanted);
+        if (settings->predict_with_generate) load_questions(s, validation, tokenizer);
     }
-    if (tokenizer) tokenizer_free(tokenizer);
+    if (settings->predict_with_generate)
+        s->tokenizer = tokenizer;
+    else
+        tokenizer_free(tokenizer);
 }
 
 long long session_examples_per_update(const struct session *s) {
@@ -345,6 +363,8 @@ void session_close(struct session *s) {
     if (s->eval_batches) batches_close(s->eval_batches);
     examples_free(&s->train_examples);
     examples_free(&s->eval_examples);
+    questions_free(&s->questions);
+    tokenizer_free(s->tokenizer);
     weights_close(s->weights);
     layout_close(&s->layout);
     update_times_free(&s->update_times);

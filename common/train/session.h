@@ -19,6 +19,7 @@
 #include "common/device/kernels.h"
 #include "common/text/batches.h"
 #include "common/text/examples.h"
+#include "common/text/questions.h"
 #include "common/train/checkpoint.h"
 #include "common/train/memory_report.h"
 #include "common/train/metrics.h"
@@ -64,6 +65,8 @@ struct session {
     char *tokenizer_directory;    /* NULL: none */
 
     struct examples train_examples, eval_examples;
+    struct questions questions;             /* to be answered, with predict_with_generate; else empty */
+    struct tokenizer *tokenizer;            /* of their answers; else NULL */
     struct batches *batches, *eval_batches; /* the latter NULL without evaluation */
     struct pack_size capacity;              /* of every pack of the run, on any rank */
     struct pack pack;
@@ -130,10 +133,12 @@ bool session_should_evaluate(const struct session *session);
 bool session_should_save(const struct session *session);
 
 /* Evaluation as the Trainer's: each batch of per_device_eval_batch_size consecutive examples has its mean,
- * eval_loss is their mean weighted by examples. `forward` computes session->input's losses into `losses`
- * (device memory, [labelled] of the pack). Writes the eval event. Collective. Does nothing without evaluation
- * text. */
-void session_evaluate(struct session *session, void (*forward)(void *run), void *run, const float *losses);
+ * eval_loss is their mean weighted by examples. `forward` (called with the stage's self) computes
+ * session->input's losses into model->activations.losses. With predict_with_generate the questions are
+ * answered besides (prediction.h). Writes the eval event. Collective. Does nothing without evaluation text.
+ */
+void session_evaluate(struct session *session, const struct stage_state *stage, void (*forward)(void *self),
+                      const struct model *model);
 
 /* Writes a checkpoint of the update just done. Collective. */
 void session_save(struct session *session, const struct stage_state *stage);

@@ -71,6 +71,8 @@ struct settings {
     enum strategy eval_strategy;
     int64_t eval_steps;
     bool eval_on_start;
+    bool predict_with_generate;        /* evaluation answers its questions, too */
+    int64_t generation_max_new_tokens; /* of an answer */
     enum strategy save_strategy;
     int64_t save_steps;
     int64_t save_total_limit; /* 0: all stay */

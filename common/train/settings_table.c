@@ -80,6 +80,8 @@ const struct setting settings_table[] = {
     CHOICE(eval_strategy, "epoch", strategies, "when to evaluate"),
     INTEGER(eval_steps, "100", 1, MANY, "with eval_strategy steps: every so many updates"),
     BOOL(eval_on_start, "true", "evaluate before training, too"),
+    BOOL(predict_with_generate, "false", "evaluation also answers its questions: exact match and F1"),
+    INTEGER(generation_max_new_tokens, "32", 1, 65536, "tokens of such an answer at most"),
     CHOICE(save_strategy, "epoch", strategies, "when to write a checkpoint"),
     INTEGER(save_steps, "100", 1, MANY, "with save_strategy steps: every so many updates"),
     INTEGER(save_total_limit, "0", 0, MANY, "checkpoints that stay, the newest; 0: all"),

@@ -86,6 +86,11 @@ void attention_backward(struct stream *stream, enum dtype dtype, void *dqkv, con
     work_attention_backward(stream, dtype, sequences, heads, head_dim);
 }
 
+void attention_cached(struct stream *stream, enum dtype dtype, void *out, const struct key_value_cache *cache,
+                      const void *qkv, const struct cached_rows *rows, size_t heads, size_t head_dim) {
+    work_attention_cached(stream, dtype, rows, heads, head_dim);
+}
+
 /* ---- embedding, rows ---- */
 
 void embedding_lookup(struct stream *stream, enum dtype dtype, void *out, const void *table,
@@ -114,6 +119,11 @@ void cross_entropy(struct stream *stream, enum dtype dtype, void *logits, float 
                    const int32_t *labels, const float *weights, size_t rows, size_t vocabulary, size_t ld,
                    bool gradient, const float *loss_scale, float inverse_positions) {
     work_cross_entropy(stream, dtype, rows, vocabulary, ld, gradient);
+}
+
+void largest_column(struct stream *stream, enum dtype dtype, int32_t *out, const void *logits, size_t rows,
+                    size_t vocabulary, size_t ld) {
+    work_largest_column(stream, dtype, rows, vocabulary);
 }
 
 void sum_values(struct stream *stream, double *total, const float *values, size_t count) {
