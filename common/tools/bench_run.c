@@ -1,104 +1,50 @@
 #include "common/tools/bench.h"
 
-#include <ctype.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "common/base/error.h"
 #include "common/base/file.h"
 #include "common/base/json.h"
+#include "common/base/program.h"
 
-enum { MOST_WORDS = 512, LOSSES = 10 };
+enum { LOSSES = 10 };
 
 /* ---- the program ---- */
 
-/* A command line: words that malloc() gave. */
-struct command {
-    char *words[MOST_WORDS + 1];
-    int count;
-};
-
-static void add_word(struct command *command, char *word) {
-    if (command->count == MOST_WORDS) fail("more than %d words on a command line: too many", MOST_WORDS);
-    command->words[command->count++] = word;
-}
-
-static void add_launcher(struct command *command, const char *launcher, int ranks) {
+static void add_launcher(struct program *program, const char *launcher, int ranks) {
     char *copy = xstrdup(launcher), *state;
-    for (char *word = strtok_r(copy, " ", &state); word; word = strtok_r(NULL, " ", &state))
-        add_word(command, strcmp(word, "@") ? xstrdup(word) : xformat("%d", ranks));
+    for (char *word = strtok_r(copy, " ", &state); word; word = strtok_r(NULL, " ", &state)) {
+        if (strcmp(word, "@") != 0)
+            program_add(program, "%s", word);
+        else
+            program_add(program, "%d", ranks);
+    }
     free(copy);
 }
 
-static struct command command_of(const struct bench_run *run, const struct bench_programs *programs,
+static struct program program_of(const struct bench_run *run, const struct bench_programs *programs,
                                  const char *folder) {
-    struct command command = {.count = 0};
-    if (run->ranks > 1) add_launcher(&command, programs->launcher, run->ranks);
-    add_word(&command, xformat("%s/%s/train", programs->folder, run->stage));
+    struct program program = {0};
+    if (run->ranks > 1) add_launcher(&program, programs->launcher, run->ranks);
+    program_add(&program, "%s/%s/train", programs->folder, run->stage);
     size_t index;
     json_t *word;
-    json_array_foreach(run->arguments, index, word) add_word(&command, xstrdup(json_string_value(word)));
-    add_word(&command, xstrdup("--output_dir"));
-    add_word(&command, xformat("%s/run", folder));
-    return command;
-}
-
-static _Noreturn void become(struct command *command, const char *folder) {
-    char *out = xformat("%s/out", folder), *err = xformat("%s/err", folder);
-    int nothing = open("/dev/null", O_RDONLY), printed = open(out, O_WRONLY | O_CREAT, 0666);
-    int said = open(err, O_WRONLY | O_CREAT, 0666);
-    if (nothing < 0 || printed < 0 || said < 0 || dup2(nothing, STDIN_FILENO) < 0 ||
-        dup2(printed, STDOUT_FILENO) < 0 || dup2(said, STDERR_FILENO) < 0)
-        _exit(126);
-    execvp(command->words[0], command->words);
-    fprintf(stderr, "error: %s: %s\n", command->words[0], strerror(errno));
-    _exit(127);
-}
-
-static bool has_words(const char *line) {
-    while (*line && !isalpha((unsigned char)*line)) line++;
-    return *line;
-}
-
-/* The line that says what went wrong: the first of an error, else the last that has words in it. */
-static void read_complaint(const char *folder, int status, struct error *error) {
-    char *path = xformat("%s/err", folder), line[1024], last[1024] = "";
-    FILE *file = fopen(path, "re");
-    free(path);
-    bool found = false;
-    while (file && !found && fgets(line, sizeof line, file)) {
-        line[strcspn(line, "\n")] = '\0';
-        found = !strncmp(line, "error: ", 7);
-        if (has_words(line)) memcpy(last, line, sizeof last);
-    }
-    if (file) fclose(file);
-    if (found)
-        error_set(error, "%s", last + 7);
-    else if (WIFSIGNALED(status))
-        error_set(error, "it was ended by signal %d: %s", WTERMSIG(status), last);
-    else
-        error_set(error, "it ended with code %d: %s", WEXITSTATUS(status), last);
+    json_array_foreach(run->arguments, index, word) program_add(&program, "%s", json_string_value(word));
+    program_add(&program, "--output_dir");
+    program_add(&program, "%s/run", folder);
+    return program;
 }
 
 static bool run_program(const struct bench_run *run, const struct bench_programs *programs,
                         const char *folder, struct error *error) {
-    struct command command = command_of(run, programs, folder);
-    fflush(NULL);
-    pid_t child = fork();
-    if (child < 0) fail("no process: %s", strerror(errno));
-    if (child == 0) become(&command, folder);
-    int status = 0;
-    while (waitpid(child, &status, 0) < 0)
-        if (errno != EINTR) fail("the run's process is lost: %s", strerror(errno));
-    for (int i = 0; i < command.count; i++) free(command.words[i]);
-    if (status == 0) return true;
-    read_complaint(folder, status, error);
-    return false;
+    struct program program = program_of(run, programs, folder);
+    bool good = program_run(&program, folder, error);
+    program_free(&program);
+    return good;
 }
 
 /* ---- what it reported ---- */

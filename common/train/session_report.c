@@ -289,6 +289,7 @@ static void report_summary(struct session *s, double peak_bytes) {
     json_object_set_new(summary, "train_steps_per_second", measured(updates / runtime));
     json_object_set_new(summary, "eval_samples_per_second", measured(s->eval_samples_per_second));
     json_object_set_new(summary, "peak_memory_mib", json_number(peak_bytes / (1 << 20)));
+    json_object_set_new(summary, "packs", json_integer((json_int_t)s->packs));
     json_object_set_new(summary, "work", work_json(device_work(s->device)));
     json_object_set_new(summary, "world_size", json_integer(s->world_size));
     json_object_set_new(summary, "stage", json_string(s->stage));
