@@ -23,10 +23,10 @@ struct run {
     struct session session;
     struct model model;
     const struct layout *layout; /* how the model is cut into units */
-    struct collectives collectives;
-    char *parameters; /* all units, whole, in the run's precision */
-    char *gradients;  /* the same */
+    char *parameters;            /* all units, whole, in the run's precision */
+    char *gradients;             /* the same */
 
+    struct collectives collectives;
     struct optimizer_shard optimizer; /* masters and moments of my slices */
     struct comm_request *reducing;    /* one a unit: its gradient's reduce-scatter */
     struct comm_request *gathering;   /* one a unit: its parameters' all-gather */
@@ -102,7 +102,7 @@ static float *v_at(void *self, int u, size_t element) {
     return optimizer_shard_at(&r->optimizer, r->optimizer.v, u, element);
 }
 
-/* A unit's parameters begin to become whole on all ranks again: each gives its slice. */
+/* Task: A unit's parameters begin to become whole on all ranks again: each gives its slice. */
 static void gather_unit(struct run *r, int u) {
     struct session *s = &r->session;
     r->gathering[u] = all_gather_start(&r->collectives, s->stream, r->model.parameters[u],
@@ -199,8 +199,8 @@ static void forward(struct run *r) {
     profile_pop();
 }
 
-/* A unit's gradient is complete: its sum over the ranks starts, and goes on behind the rest of the backward.
- */
+/* Task: A unit's gradient is complete: its sum over the ranks starts, of which I get my slice, in its place.
+ * It goes on behind the rest of the backward. Gradients add up until the last pack. */
 static void reduce_unit(struct run *r, int u) {
     struct session *s = &r->session;
     if (r->last_pack)
@@ -233,7 +233,7 @@ static void backward(struct run *r) {
     profile_pop();
 }
 
-/* Norm of the whole gradient, of which each rank adds its slices, then AdamW on my slices. A unit's new
+/* Task: Norm of the whole gradient, of which each rank adds its slices, then AdamW on my slices. A unit's new
  * parameters are gathered behind the next unit's AdamW and the next forward, which begins with the embedding:
  * so does this. */
 static void optimize(struct run *r) {

@@ -67,15 +67,16 @@ void gradient_shard_begin(struct gradient_shard *shard, bool first) {
     shard->accumulate = !first;
 }
 
-/* Where the reduction of a whole gradient puts my slice: where it stays, or, to be added or taken, where it
- * lies in the whole. */
+/* Task: Where the reduction of a whole gradient puts my slice: where it stays, or, to be added or taken,
+ * where it lies in the whole. */
 static void *reduced(const struct gradient_shard *shard, const struct whole_gradient *whole) {
     struct slice slice = layout_slice(&shard->layout->units[whole->unit], shard->collectives->slice);
     if (!whole->adds && !shard->sink) return gradient_shard_slice(shard, whole->unit);
     return whole->memory + slice.begin * dtype_size(shard->dtype);
 }
 
-/* Queues, on a stream that nothing else waits for, what is to be done when the reduction is complete. */
+/* Task: Queues, on a stream that nothing else waits for, what is to be done when the reduction is complete:
+ * the sink takes my slice, or it is added to those before it. `settled` is recorded behind that. */
 static void add(struct gradient_shard *shard, struct whole_gradient *whole) {
     stream_wait_event(shard->adding, whole->settled); /* one rank has nothing to reduce, and to wait for */
     comm_wait(shard->comm, shard->adding, whole->reducing);
@@ -88,7 +89,8 @@ static void add(struct gradient_shard *shard, struct whole_gradient *whole) {
     whole->added = true;
 }
 
-/* The buffer is free again, for work queued from now on: its gradient is reduced and added. */
+/* Task: The buffer is free again, for work queued from now on: its gradient is reduced and added. Nobody's is
+ * free already. */
 static void settle(struct gradient_shard *shard, struct whole_gradient *whole) {
     if (whole->unit < 0) return;
     if (!whole->added) add(shard, whole);
@@ -97,6 +99,7 @@ static void settle(struct gradient_shard *shard, struct whole_gradient *whole) {
     whole->added = false;
 }
 
+/* Task: The buffer whose turn is next becomes this unit's, once the gradient that was in it is settled. */
 void *gradient_shard_whole(struct gradient_shard *shard, int unit) {
     const struct unit *u = &shard->layout->units[unit];
     size_t size = dtype_size(shard->dtype);
@@ -111,6 +114,7 @@ void *gradient_shard_whole(struct gradient_shard *shard, int unit) {
     return whole->memory;
 }
 
+/* Task: The reduction starts, and with it what is to be done then, where that can be queued. */
 void gradient_shard_reduce(struct gradient_shard *shard, int unit) {
     struct whole_gradient *whole = &shard->rotation[shard->turn];
     whole->reducing = reduce_scatter_start(shard->collectives, shard->stream, reduced(shard, whole),
@@ -120,6 +124,7 @@ void gradient_shard_reduce(struct gradient_shard *shard, int unit) {
     comm_progress(shard->comm);
 }
 
+/* Task: All that is still under way, in the order in which it was started. */
 void gradient_shard_finish(struct gradient_shard *shard) {
     /* Oldest first: the one whose turn is next. */
     for (int i = 1; i <= shard->depth; i++) settle(shard, &shard->rotation[(shard->turn + i) % shard->depth]);

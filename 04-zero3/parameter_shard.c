@@ -28,6 +28,7 @@ void parameter_shard_open_from(struct parameter_shard *shard, struct device *dev
         shard->fetching = stream_open(device, "fetching parameters");
     else
         shard->slices = device_alloc(device, PARAMETERS, layout->sliced * size, "parameters, my slices");
+    if (!source) comm_share(comm, shard->slices, layout->sliced * size);
     shard->rotation = xcalloc((size_t)shard->depth, sizeof *shard->rotation);
     for (int i = 0; i < shard->depth; i++) {
         struct whole_parameters *whole = &shard->rotation[i];
@@ -44,6 +45,7 @@ void parameter_shard_close(struct parameter_shard *shard) {
     }
     if (shard->source) stream_close(shard->fetching);
     free(shard->rotation);
+    if (!shard->source) comm_unshare(shard->comm);
     device_free(shard->device, shard->slices);
 }
 
@@ -57,8 +59,8 @@ static struct whole_parameters *find(const struct parameter_shard *shard, int un
     return NULL;
 }
 
-/* A buffer whose unit is not among the `depth` ones from `unit` on. There always is one where one of these is
- * missing. */
+/* Task: A buffer whose unit is not among the `depth` ones from `unit` on. There always is one where one of
+ * these is missing. */
 static struct whole_parameters *free_buffer(const struct parameter_shard *shard, int unit, int direction) {
     for (int i = 0; i < shard->depth; i++) {
         struct whole_parameters *whole = &shard->rotation[i];
@@ -68,7 +70,7 @@ static struct whole_parameters *free_buffer(const struct parameter_shard *shard,
     fail("no buffer is free for a unit's parameters: a mistake in this program");
 }
 
-/* Work queued from now on finds in the buffer what is on its way there. */
+/* Task: Work queued from now on finds in the buffer what is on its way there. */
 static void await(struct parameter_shard *shard, struct whole_parameters *whole) {
     comm_wait(shard->comm, shard->stream, whole->gathering);
     whole->gathering = (struct comm_request){0};
@@ -89,7 +91,9 @@ static void fetch_and_gather(struct parameter_shard *shard, struct whole_paramet
     event_record(whole->fetched, shard->fetching);
 }
 
-/* Begins to gather a unit, unless it is there. */
+/* Task: Begins to gather a unit, unless there is no such unit, or it is there already. `first` is the unit
+ * that is going to be used now: its buffer and those of the ones after it stay. fetch_and_gather() does it
+ * where a source brings my slice (stage 05); here it lies in my slices. */
 static void gather(struct parameter_shard *shard, int unit, int first, int direction) {
     if (unit < 0 || unit >= shard->layout->count || find(shard, unit)) return;
     struct whole_parameters *whole = free_buffer(shard, first, direction);
@@ -104,6 +108,7 @@ static void gather(struct parameter_shard *shard, int unit, int first, int direc
     comm_progress(shard->comm);
 }
 
+/* Task: As many units as there are buffers begin to be gathered, from this one on; this one is waited for. */
 void *parameter_shard_use(struct parameter_shard *shard, int unit, int direction) {
     for (int ahead = 0; ahead < shard->depth; ahead++)
         gather(shard, unit + ahead * direction, unit, direction);
@@ -112,6 +117,7 @@ void *parameter_shard_use(struct parameter_shard *shard, int unit, int direction
     return whole->memory;
 }
 
+/* Task: One of the rotation's, when nothing is on its way there; what it held is no unit any more. */
 void *parameter_shard_buffer(struct parameter_shard *shard) {
     struct whole_parameters *whole = &shard->rotation[0];
     await(shard, whole);
@@ -119,6 +125,7 @@ void *parameter_shard_buffer(struct parameter_shard *shard) {
     return whole->memory;
 }
 
+/* Task: No buffer holds a unit from now on. */
 void parameter_shard_forget(struct parameter_shard *shard) {
     for (int i = 0; i < shard->depth; i++) shard->rotation[i].unit = -1;
 }

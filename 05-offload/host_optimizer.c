@@ -71,6 +71,8 @@ static size_t slice_bytes(const struct host_optimizer *o, int unit) {
     return o->layout->units[unit].slice * dtype_size(o->dtype);
 }
 
+/* Task: The lane `down` copies it, behind what is queued on the compute stream, into the slice whose turn it
+ * is; `moved` says when it is there. */
 void host_optimizer_bring(struct host_optimizer *o, int unit, const void *gradient) {
     struct host_lane *lane = &o->down;
     unsigned turn = lane->started++ % 2;
@@ -80,6 +82,8 @@ void host_optimizer_bring(struct host_optimizer *o, int unit, const void *gradie
     event_record(lane->moved[turn], lane->stream);
 }
 
+/* Task: The update's state comes to the host. Of a skipped update nobody will ask for the gradients brought.
+ * (On the dry backend there is nothing to read in it: it skips none.) */
 bool host_optimizer_begin(struct host_optimizer *o, const struct update_state *state) {
     copy_to_host(o->stream, o->state, state, sizeof *state);
     event_record(o->known, o->stream);
@@ -89,26 +93,29 @@ bool host_optimizer_begin(struct host_optimizer *o, const struct update_state *s
     return !skipped;
 }
 
-/* The gradient that was brought first of those that have not been asked for. */
+/* Task: The gradient that was brought first of those that have not been asked for, when it is there. */
 static const void *arrived(struct host_lane *lane) {
     unsigned turn = lane->taken++ % 2;
     event_synchronize(lane->moved[turn]);
     return lane->slices[turn];
 }
 
-/* A slice that may be filled for the way up; send() is to follow. */
+/* Task: A slice that may be filled for the way up: its last copy is done. send() is to follow. */
 static void *free_slice(struct host_lane *lane) {
     unsigned turn = lane->started % 2;
     event_synchronize(lane->moved[turn]);
     return lane->slices[turn];
 }
 
+/* Task: The slice that free_slice() gave starts for the device, and the next one has its turn. */
 static void send(struct host_lane *lane, void *device, size_t bytes) {
     unsigned turn = lane->started++ % 2;
     copy_to_device(lane->stream, device, lane->slices[turn], bytes);
     event_record(lane->moved[turn], lane->stream);
 }
 
+/* Task: host_adamw() on my slice of the unit, which may begin before or behind the end of the unit's decayed
+ * elements. Without `gradient` it is the one that has arrived; without `parameters` they go up. */
 void host_optimizer_adamw(struct host_optimizer *o, int unit, const void *gradient, void *parameters,
                           void *device, const struct update_rule *rule) {
     const struct unit *u = &o->layout->units[unit];
@@ -123,6 +130,7 @@ void host_optimizer_adamw(struct host_optimizer *o, int unit, const void *gradie
     if (sends) send(&o->up, device, slice_bytes(o, unit));
 }
 
+/* Task: The stream waits for the last copy on the way up, if there was any: they are in order. */
 void host_optimizer_wait(struct host_optimizer *o, struct stream *stream) {
     if (o->up.started) stream_wait_event(stream, o->up.moved[(o->up.started - 1) % 2]);
 }
