@@ -131,6 +131,42 @@ static void test_lots(void **state) {
     temporary_remove(folder);
 }
 
+/* Lines as they stand: LF and CR LF, blank lines left out, a last line without an end. */
+static void test_lines(void **state) {
+    (void)state;
+    struct error error;
+    struct tokenizer *tokenizer = load_tokenizer("trainer-short");
+    char *folder = temporary_folder(), *path = xformat("%s/some.txt", folder);
+    const char *const lines[] = {"Who reads on?", "In the town there is a river.",
+                                 " The last, without an end"};
+    char *file = xformat("%s\n\n \t\n%s\r\n\r\n%s", lines[0], lines[1], lines[2]);
+    temporary_write_text(folder, "some.txt", file);
+    struct examples_options options = {
+        .max_seq_length = 64, .vocabulary = 900, .append_eos = true, .eos_id = 2};
+    struct examples examples;
+    if (!examples_load(&examples, path, tokenizer, &options, &error)) fail_msg("%s", error.text);
+    assert_int_equal(examples.count, 3);
+    for (int i = 0; i < 3; i++) {
+        struct ids ids = {0};
+        tokenizer_encode(tokenizer, lines[i], strlen(lines[i]), &ids);
+        assert_int_equal(examples_length(&examples, i), ids.count + 1);
+        assert_memory_equal(examples_tokens(&examples, i), ids.data, ids.count * sizeof *ids.data);
+        assert_int_equal(examples_tokens(&examples, i)[ids.count], 2);
+        ids_free(&ids);
+    }
+    examples_free(&examples);
+    options.subset_size = 2;
+    options.max_seq_length = 3;
+    assert_true(examples_load(&examples, path, tokenizer, &options, &error));
+    assert_int_equal(examples.count, 2);
+    assert_int_equal(examples_length(&examples, 1), 3);
+    examples_free(&examples);
+    tokenizer_free(tokenizer);
+    free(file);
+    free(path);
+    temporary_remove(folder);
+}
+
 static struct examples generate(const char *source, uint64_t seed) {
     struct error error;
     struct examples examples;
@@ -250,6 +286,14 @@ static void test_bad(void **state) {
     check_bad(empty, &options, tokenizer, "no example left");
     temporary_write_text(folder, "empty.json", "");
     check_bad(empty, &options, tokenizer, "empty.json:1:1: malformed JSON");
+    free(empty);
+    empty = xformat("%s/empty.txt", folder);
+    check_bad(empty, &options, tokenizer, "empty.txt");
+    temporary_write_text(folder, "empty.txt", "\n \n");
+    check_bad(empty, &options, tokenizer, "no example left: the file has no text");
+    temporary_write_text(folder, "empty.txt", "two of them\na\n");
+    options.append_eos = false;
+    check_bad(empty, &options, tokenizer, "text 2 is a single token");
     temporary_remove(folder);
     free(empty);
     free(path);
@@ -258,9 +302,9 @@ static void test_bad(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_files),         cmocka_unit_test(test_lots),
-        cmocka_unit_test(test_equal_lengths), cmocka_unit_test(test_random_lengths),
-        cmocka_unit_test(test_bad),
+        cmocka_unit_test(test_files),          cmocka_unit_test(test_lots),
+        cmocka_unit_test(test_lines),          cmocka_unit_test(test_equal_lengths),
+        cmocka_unit_test(test_random_lengths), cmocka_unit_test(test_bad),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

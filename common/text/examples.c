@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/text/lines.h"
 #include "common/text/squad.h"
 #include "common/text/synthetic.h"
 
@@ -65,9 +66,31 @@ static void append(struct text *text, const char *data, size_t bytes) {
     text->bytes += bytes;
 }
 
+/* What a file holds: questions, or plain lines. */
+struct texts {
+    int count;
+    bool plain;
+    struct squad squad; /* where not plain */
+    struct lines lines; /* where plain */
+};
+
+static bool texts_load(struct texts *texts, const char *path, int limit, struct error *error) {
+    *texts = (struct texts){.plain = lines_are_in(path)};
+    bool ok = texts->plain ? lines_load(&texts->lines, path, limit, error)
+                           : squad_load(&texts->squad, path, limit, error);
+    texts->count = texts->plain ? texts->lines.count : texts->squad.count;
+    return ok;
+}
+
+static void texts_free(struct texts *texts) {
+    if (texts->plain)
+        lines_free(&texts->lines);
+    else
+        squad_free(&texts->squad);
+}
+
 static void write_prompt(struct text *text, const struct squad_example *example) {
     static const char question[] = "Question: ", context[] = " Context: ", answer[] = " Answer: ";
-    text->bytes = 0;
     append(text, question, sizeof question - 1);
     append(text, example->question.data, example->question.bytes);
     append(text, context, sizeof context - 1);
@@ -76,14 +99,22 @@ static void write_prompt(struct text *text, const struct squad_example *example)
     append(text, example->answer.data, example->answer.bytes);
 }
 
+static void write_text(struct text *text, const struct texts *texts, int i) {
+    text->bytes = 0;
+    if (texts->plain)
+        append(text, texts->lines.lines[i].data, texts->lines.lines[i].bytes);
+    else
+        write_prompt(text, &texts->squad.examples[i]);
+}
+
 /* Appends the ids of examples first … end − 1 to `ids`, and writes each one's length to lengths[example]. */
-static void tokenize_lot(const struct squad *squad, const struct tokenizer *tokenizer,
+static void tokenize_lot(const struct texts *texts, const struct tokenizer *tokenizer,
                          const struct examples_options *options, int first, int end, struct ids *ids,
                          size_t *lengths) {
     struct text text = {0};
     for (int i = first; i < end; i++) {
         size_t start = ids->count, longest = (size_t)options->max_seq_length;
-        write_prompt(&text, &squad->examples[i]);
+        write_text(&text, texts, i);
         tokenizer_encode(tokenizer, text.data, text.bytes, ids);
         if (ids->count - start > longest) ids->count = start + longest;
         if (options->append_eos && ids->count - start < longest) ids_append(ids, &options->eos_id, 1);
@@ -92,26 +123,37 @@ static void tokenize_lot(const struct squad *squad, const struct tokenizer *toke
     free(text.data);
 }
 
-static void tokenize(struct examples *examples, const struct squad *squad, const struct tokenizer *tokenizer,
+static void tokenize(struct examples *examples, const struct texts *texts, const struct tokenizer *tokenizer,
                      const struct examples_options *options) {
-    int lots = (squad->count + LOT - 1) / LOT;
+    int lots = (texts->count + LOT - 1) / LOT;
     struct ids *ids = xcalloc((unsigned long)lots, sizeof *ids);
-    examples->count = squad->count;
-    examples->starts = xmalloc(((size_t)squad->count + 1) * sizeof *examples->starts);
+    examples->count = texts->count;
+    examples->starts = xmalloc(((size_t)texts->count + 1) * sizeof *examples->starts);
     examples->starts[0] = 0;
 #pragma omp parallel for schedule(dynamic, 1)
     for (int lot = 0; lot < lots; lot++) {
-        int first = lot * LOT, end = squad->count - first < LOT ? squad->count : first + LOT;
-        tokenize_lot(squad, tokenizer, options, first, end, &ids[lot], examples->starts + 1);
+        int first = lot * LOT, end = texts->count - first < LOT ? texts->count : first + LOT;
+        tokenize_lot(texts, tokenizer, options, first, end, &ids[lot], examples->starts + 1);
     }
-    for (int i = 0; i < squad->count; i++) examples->starts[i + 1] += examples->starts[i];
-    examples->tokens = xmalloc(examples->starts[squad->count] * sizeof *examples->tokens);
+    for (int i = 0; i < texts->count; i++) examples->starts[i + 1] += examples->starts[i];
+    examples->tokens = xmalloc(examples->starts[texts->count] * sizeof *examples->tokens);
     for (int lot = 0; lot < lots; lot++) {
         memcpy(examples->tokens + examples->starts[lot * LOT], ids[lot].data,
                ids[lot].count * sizeof *ids[lot].data);
         ids_free(&ids[lot]);
     }
     free(ids);
+}
+
+/* Every example predicts something: a question always does, a line may be too short for that. */
+static bool check_lengths(const struct examples *examples, const char *source, struct error *error) {
+    for (int i = 0; i < examples->count; i++)
+        if (examples_length(examples, i) < 2)
+            return error_set(error,
+                             "%s: text %d is a single token, after which there is nothing to predict; make "
+                             "it longer, or set append_eos",
+                             source, i + 1);
+    return true;
 }
 
 static bool check_ids(const struct examples *examples, const char *source, int vocabulary,
@@ -121,7 +163,7 @@ static bool check_ids(const struct examples *examples, const char *source, int v
             if (examples->tokens[t] < 0 || examples->tokens[t] >= vocabulary)
                 return error_set(
                     error,
-                    "%s: question %d has token id %d, but the model's vocabulary has only %d; use the "
+                    "%s: text %d has token id %d, but the model's vocabulary has only %d; use the "
                     "tokenizer.json that belongs to the model",
                     source, i + 1, (int)examples->tokens[t], vocabulary);
     return true;
@@ -131,18 +173,20 @@ static bool read_file(struct examples *examples, const char *source, const struc
                       const struct examples_options *options, struct error *error) {
     if (!tokenizer)
         return error_set(error,
-                         "%s: a file of questions needs a tokenizer.json beside the model; use one, or "
+                         "%s: a file of text needs a tokenizer.json beside the model; use one, or "
                          "synthetic:COUNTxLENGTH",
                          source);
-    struct squad squad;
-    if (!squad_load(&squad, source, options->subset_size, error)) return false;
-    bool ok = squad.count > 0 || error_set(error, "%s: no example left: the file has no questions", source);
+    struct texts texts;
+    if (!texts_load(&texts, source, options->subset_size, error)) return false;
+    bool ok = texts.count > 0 || error_set(error, "%s: no example left: the file has no %s", source,
+                                           texts.plain ? "text" : "questions");
     if (ok) {
-        tokenize(examples, &squad, tokenizer, options);
-        ok = check_ids(examples, source, options->vocabulary, error);
+        tokenize(examples, &texts, tokenizer, options);
+        ok =
+            check_lengths(examples, source, error) && check_ids(examples, source, options->vocabulary, error);
         if (!ok) examples_free(examples);
     }
-    squad_free(&squad);
+    texts_free(&texts);
     return ok;
 }
 

@@ -11,6 +11,7 @@
 
 #include "common/base/file.h"
 #include "common/base/openmp.h"
+#include "common/text/lines.h"
 #include "common/text/tokenizer.h"
 #include "common/train/output.h"
 #include "common/train/schedule.h"
@@ -134,10 +135,9 @@ static void keep_first(struct examples *examples, long long count) {
 /* The evaluation's questions, as many as it has examples. */
 static void load_questions(struct session *s, const char *source, const struct tokenizer *tokenizer) {
     struct error error;
-    if (examples_are_synthetic(source))
+    if (examples_are_synthetic(source) || lines_are_in(source))
         fail("settings: predict_with_generate needs questions to answer: give a validation_file that has "
-             "some, "
-             "or leave it out");
+             "some, or leave it out");
     char *path = strcmp(source, "sample") ? xstrdup(source) : kit_file("common/sample/dev.json");
     if (!questions_load(&s->questions, path, tokenizer, (int)s->config.vocabulary, s->eval_examples.count,
                         &error))

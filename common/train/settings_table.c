@@ -29,7 +29,8 @@ static const char *const signals[] = {"none", "usr1", "usr2", "term", NULL};
 const struct setting settings_table[] = {
     STRING(model_name_or_path, "random:tiny",
            "directory, name in the Hugging Face cache (bigscience/bloom-560m), or random:SHAPE"),
-    STRING(train_file, "sample", "SQuAD file, synthetic:COUNTxLENGTH, synthetic:COUNTxMEAN-MAX, or sample"),
+    STRING(train_file, "sample",
+           "SQuAD file, .txt file (a line an example), synthetic:COUNTxLENGTH or COUNTxMEAN-MAX, or sample"),
     STRING(validation_file, "",
            "the same, for evaluation; default: what goes with train_file, if sample or synthetic"),
     INTEGER(subset_size, "0", 0, MANY, "training examples used, the first of the file; 0: all"),
