@@ -57,6 +57,8 @@ static void open_run(struct run *r) {
 
 static void close_run(struct run *r) {
     struct device *device = r->session.device;
+    for (int u = 0; u < r->layout->count; u++) /* the last update's, which nothing has waited for */
+        comm_wait(r->session.comm, r->session.stream, r->gathering[u]);
     model_close(&r->model);
     free(r->gathering);
     free(r->reducing);

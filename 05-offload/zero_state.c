@@ -95,6 +95,8 @@ static void close_gradients(struct zero_state *z, struct device *device) {
 
 static void close_parameters(struct zero_state *z, struct device *device) {
     if (z->stage < 3) {
+        for (int u = 0; u < z->layout->count; u++) /* the last update's, which nothing has waited for */
+            comm_wait(z->session->comm, z->session->stream, z->gathering[u]);
         free(z->gathering);
         device_free(device, z->whole_parameters);
         return;
