@@ -32,6 +32,11 @@ static void test_small(void **state) {
     assert_text(squad.examples[0].question, "Q0?");
     assert_text(squad.examples[0].context, "C\n0");
     assert_text(squad.examples[0].answer, "A0");
+    assert_int_equal(squad.examples[0].answer_count, 2);
+    assert_text(squad.examples[0].answers[0], "A0");
+    assert_text(squad.examples[0].answers[1], "other");
+    assert_int_equal(squad.examples[1].answer_count, 1);
+    assert_text(squad.examples[1].answers[0], "No Answer");
     assert_text(squad.examples[1].question, "Q11");
     assert_text(squad.examples[1].answer, "No Answer");
     assert_ptr_equal(squad.examples[0].context.data, squad.examples[1].context.data);
@@ -106,6 +111,7 @@ static const struct {
     {"\"answers\": [], ", "\"answers\": [\"a\"], ", "qas[1].answers[0]: expected an object"},
     {"\"text\": \"A0\"", "\"text\": false", "qas[0].answers[0].text: expected a string"},
     {"\"text\": \"A0\"", "\"txt\": false", "qas[0].answers[0].text: is missing"},
+    {"\"text\": \"other\"", "\"text\": 7", "qas[0].answers[1].text: expected a string"},
     {"\"data\": [", "\"data\": [[", "small.json:1:"},
     {"C\\n0", "C\n0", "small.json:1:"},
 };
