@@ -28,6 +28,7 @@ void parameter_shard_open_from(struct parameter_shard *shard, struct device *dev
         shard->fetching = stream_open(device, "fetching parameters");
     else
         shard->slices = device_alloc(device, PARAMETERS, layout->sliced * size, "parameters, my slices");
+    if (!source) comm_share(comm, shard->slices, layout->sliced * size);
     shard->rotation = xcalloc((size_t)shard->depth, sizeof *shard->rotation);
     for (int i = 0; i < shard->depth; i++) {
         struct whole_parameters *whole = &shard->rotation[i];
@@ -44,6 +45,7 @@ void parameter_shard_close(struct parameter_shard *shard) {
     }
     if (shard->source) stream_close(shard->fetching);
     free(shard->rotation);
+    if (!shard->source) comm_unshare(shard->comm);
     device_free(shard->device, shard->slices);
 }
 

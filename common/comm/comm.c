@@ -130,6 +130,14 @@ void comm_attach(struct comm *comm, struct device *device) {
     attach(comm);
 }
 
+void comm_share(struct comm *comm, void *memory, size_t bytes) {
+    if (comm->size > 1 && comm->family->carrier->share) comm->family->carrier->share(comm, memory, bytes);
+}
+
+void comm_unshare(struct comm *comm) {
+    comm_share(comm, NULL, 0);
+}
+
 /* ---- sizes, from a call's arguments ---- */
 
 size_t slice_offset(size_t count, int size, int r) {
@@ -329,7 +337,7 @@ static struct comm_request start(struct stream *stream, struct operation operati
         start_in_place(stream, operation);
         exposed_end();
     } else {
-        copy_own(stream, &operation);
+        if (operation.collective != ALL_GATHER) copy_own(stream, &operation);
         family->carrier->start(&operation, stream);
         free_offsets(&operation);
     }

@@ -51,11 +51,15 @@ struct family;
 
 /* How collectives get from rank to rank. Those of a world of one never come here. */
 struct carrier {
-    bool queues; /* start() only queues, on the device: there is no limit to what is in flight, no staging */
+    /* start() only queues, on the device: there is no limit to what is in flight, no staging; and it copies
+     * this rank's own slice of an all-gather itself */
+    bool queues;
     bool stages; /* pieces to be summed arrive in device memory, which comm.c books */
     bool chains; /* goes through a chain's steps, by operation_advance(); else comm.c waits for each */
     /* `comm` has a device from now on; called by all its ranks. NULL: nothing to do. */
     void (*attach)(struct comm *comm);
+    /* comm_share(), memory NULL: comm_unshare(). NULL: of no use. */
+    void (*share)(struct comm *comm, void *memory, size_t bytes);
     void (*start)(struct operation *operation, struct stream *stream);
     /* Where it queues: what is queued on `stream` later sees the results up to this ticket's. */
     void (*wait)(struct family *family, struct stream *stream, long long ticket);

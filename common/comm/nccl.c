@@ -130,7 +130,6 @@ static ncclResult_t queue_all_to_all(const struct operation *operation, ncclComm
 }
 
 static ncclResult_t queue_nccl(const struct operation *operation, ncclComm_t handle, cudaStream_t stream) {
-    const struct comm *comm = operation->comm;
     ncclDataType_t type = nccl_type(operation->dtype);
     size_t count = operation->count;
     if (operation->collective == ALL_TO_ALL) return queue_all_to_all(operation, handle, stream);
@@ -140,28 +139,30 @@ static ncclResult_t queue_nccl(const struct operation *operation, ncclComm_t han
         return ncclAllReduce(operation->in, operation->out, count, type, ncclSum, handle, stream);
     case REDUCE_SCATTER:
         return ncclReduceScatter(operation->in, operation->out, count, type, ncclSum, handle, stream);
-    case ALL_GATHER: /* comm.c has put this rank's slice into its place */
-        return ncclAllGather(operation->out + (size_t)comm->rank * count * dtype_size(operation->dtype),
-                             operation->out, count, type, handle, stream);
+    case ALL_GATHER:
+        return ncclAllGather(operation->in, operation->out, count, type, handle, stream);
     default:
         return ncclBroadcast(operation->in, operation->out, count, type, operation->root, handle, stream);
     }
 }
 
-/* Those that serve this collective, or NULL. */
-static struct peers *find_peers(const struct operation *operation) {
-    struct connection *connection = connection_of(operation->comm);
-    if (!connection->peers_sought)
-        connection->peers = peers_open(operation->comm, flights_stream(operation->comm->family->state));
+static struct peers *find_peers(struct comm *comm) {
+    struct connection *connection = connection_of(comm);
+    if (!connection->peers_sought) connection->peers = peers_open(comm, flights_stream(comm->family->state));
     connection->peers_sought = true;
-    return peers_serve(connection->peers, operation) ? connection->peers : NULL;
+    return connection->peers;
+}
+
+static void nccl_share(struct comm *comm, void *memory, size_t bytes) {
+    if (!comm->carried) nccl_attach(comm);
+    if (find_peers(comm)) peers_share(find_peers(comm), memory, bytes);
 }
 
 static void nccl_start(struct operation *operation, struct stream *stream) {
     struct comm *comm = operation->comm;
     if (!comm->carried) nccl_attach(comm); /* split before the device was attached */
     struct flights *flights = comm->family->state;
-    struct peers *peers = find_peers(operation);
+    struct peers *peers = find_peers(comm);
     ncclComm_t handle = connection_of(comm)->handle;
     struct flight *flight =
         flight_begin(flights, (struct flight){.comm = comm,
@@ -171,7 +172,7 @@ static void nccl_start(struct operation *operation, struct stream *stream) {
                                               .ticket = operation->ticket,
                                               .timeout = comm->timeout});
     flight_follow(flights, flight, cuda_stream(stream));
-    if (peers)
+    if (peers_serve(peers, operation))
         peers_queue(peers, operation, flight->ready);
     else
         nccl_check(queue_nccl(operation, handle, flights_stream(flights)), flight->what);
@@ -190,6 +191,7 @@ static void nccl_progress(struct family *family) {
 
 static const struct carrier nccl_carrier = {.queues = true,
                                             .attach = nccl_attach,
+                                            .share = nccl_share,
                                             .start = nccl_start,
                                             .wait = nccl_wait,
                                             .progress = nccl_progress,

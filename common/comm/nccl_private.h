@@ -29,7 +29,7 @@ struct flight {
     bool queued; /* the call that queues it has returned */
     cudaEvent_t ready, done;
     /* Host memory that the stream sets to 1: it has come to this collective; it is done. */
-    volatile unsigned char *reached, *ended;
+    volatile uint32_t *reached, *ended;
 };
 
 /* A family's collectives in flight, in the order of its one stream. */

@@ -5,6 +5,7 @@
 #include <time.h>
 
 #include "common/comm/mpi_private.h"
+#include "common/comm/peer_values.h"
 #include "common/device/cuda/cuda.h"
 
 enum {
@@ -28,7 +29,7 @@ struct vigil {
 
 struct flights {
     cudaStream_t stream;
-    unsigned char *marks; /* pinned: two for each place */
+    volatile uint32_t *marks; /* pinned: two for each place */
     struct flight ring[MOST];
     long long begun, ended; /* those between the two, modulo MOST, are in flight */
     struct vigil vigil;
@@ -161,7 +162,8 @@ struct flights *flights_open(void) {
     CUDA_CHECK(cudaDeviceGetStreamPriorityRange(&least, &greatest), "opening NCCL's stream");
     CUDA_CHECK(cudaStreamCreateWithPriority(&flights->stream, cudaStreamNonBlocking, greatest),
                "opening NCCL's stream");
-    CUDA_CHECK(cudaHostAlloc(&marks, 2 * MOST, cudaHostAllocDefault), "opening NCCL's stream");
+    CUDA_CHECK(cudaHostAlloc(&marks, 2 * MOST * sizeof *flights->marks, cudaHostAllocDefault),
+               "opening NCCL's stream");
     flights->marks = marks;
     for (int i = 0; i < MOST; i++) {
         struct flight *flight = &flights->ring[i];
@@ -189,7 +191,7 @@ void flights_close(struct flights *flights) {
         CUDA_CHECK(cudaEventDestroy(flights->ring[i].ready), "closing NCCL's events");
         CUDA_CHECK(cudaEventDestroy(flights->ring[i].done), "closing NCCL's events");
     }
-    CUDA_CHECK(cudaFreeHost(flights->marks), "closing NCCL's stream");
+    CUDA_CHECK(cudaFreeHost((void *)flights->marks), "closing NCCL's stream");
     CUDA_CHECK(cudaStreamDestroy(flights->stream), "closing NCCL's stream");
     free(flights);
 }
@@ -224,15 +226,23 @@ struct flight *flight_begin(struct flights *flights, struct flight what) {
     return flight;
 }
 
+/* Sets a mark when the stream has come so far. */
+static void set_mark(const struct flights *flights, volatile uint32_t *mark) {
+    if (stream_values_work())
+        stream_write_value(flights->stream, mark, 1);
+    else
+        CUDA_CHECK(cudaMemsetAsync((void *)mark, 1, 1, flights->stream), "watching collectives");
+}
+
 void flight_follow(struct flights *flights, struct flight *flight, cudaStream_t stream) {
     CUDA_CHECK(cudaEventRecord(flight->ready, stream), flight->what);
     CUDA_CHECK(cudaStreamWaitEvent(flights->stream, flight->ready, 0), flight->what);
-    CUDA_CHECK(cudaMemsetAsync((void *)flight->reached, 1, 1, flights->stream), flight->what);
+    set_mark(flights, flight->reached);
 }
 
 void flight_queued(struct flights *flights, struct flight *flight) {
-    CUDA_CHECK(cudaMemsetAsync((void *)flight->ended, 1, 1, flights->stream), flight->what);
-    CUDA_CHECK(cudaEventRecord(flight->done, flights->stream), flight->what);
+    CUDA_CHECK(cudaEventRecord(flight->done, flights->stream), flight->what); /* first: streams wait for it */
+    set_mark(flights, flight->ended);
     pthread_mutex_lock(&flights->lock);
     flight->queued = true;
     pthread_mutex_unlock(&flights->lock);

@@ -32,8 +32,6 @@ struct peers {
     } shared;
 };
 
-/* ---- places ---- */
-
 static struct numbers *numbers_of(const struct peers *peers, int rank) {
     return (struct numbers *)peers->blocks[rank];
 }
@@ -92,9 +90,10 @@ static bool map_places(struct peers *peers, size_t piece) {
     struct comm *comm = peers->comm;
     peers->piece = piece;
     peers->pushes = peers->exports = 0;
-    peers->places = device_alloc(comm->family->device, BUFFERS, block_bytes(peers, piece),
+    peers->places = device_alloc(comm->family->device, BUFFERS, peer_block_bytes(comm, piece),
                                  "pieces of collectives, from and for other GPUs");
-    CUDA_CHECK(cudaMemsetAsync(peers->places, 0, HEAD_BYTES, peers->receives), "clearing a peer's memory");
+    CUDA_CHECK(cudaMemsetAsync(peers->places, 0, PEER_HEAD_BYTES, peers->receives),
+               "clearing a peer's memory");
     CUDA_CHECK(cudaStreamSynchronize(peers->receives), "clearing a peer's memory");
     return map(comm, peers->places, peers->blocks);
 }
@@ -117,9 +116,7 @@ static void make_room(struct peers *peers, size_t piece) {
     comm_barrier(peers->comm);
     drop_places(peers);
     if (!map_places(peers, piece))
-        fail("the GPUs of this node no longer reach each other's memory; run with --peer_copies false, and "
-             "NCCL "
-             "does this instead");
+        fail("the GPUs of this node no longer reach each other's memory: run with --peer_copies false");
 }
 
 /* ---- opening, closing ---- */
@@ -194,7 +191,7 @@ static void push(struct peers *peers, int peer, const char *piece, size_t bytes)
 static void add_pieces(struct peers *peers, enum dtype dtype, void *out, void *exported, const void *own,
                        size_t count) {
     const struct comm *comm = peers->comm;
-    const struct numbers *mine = numbers_of(peers, comm->rank);
+    struct numbers *mine = numbers_of(peers, comm->rank);
     const void *parts[PEERS_MOST];
     for (int r = 0; r < comm->size; r++) {
         parts[r] = r == comm->rank ? own : place(peers, comm->rank, r, peers->pushes);
