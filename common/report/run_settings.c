@@ -145,8 +145,7 @@ char *settings_command(const json_t *changes) {
     json_t *value;
     char *text = xstrdup("");
     json_object_foreach((json_t *)(size_t)changes, name, value) {
-        if (is_any(value)) continue;
-        char *word = value_text(value),
+        char *word = is_any(value) ? xstrdup("…") : value_text(value),
              *part = json_is_true(value) ? xformat(" --%s", name) : xformat(" --%s %s", name, word);
         append(&text, part);
         free(word);
