@@ -127,7 +127,9 @@ static void show(const struct options *options, const json_t *document) {
 
 /* Whether this run is one to make: of this kit, asked for, and without results. */
 static bool is_wanted(const struct options *options, const char *id, const json_t *run) {
+    const char *backend = json_string_value(json_object_get(run, "backend"));
     if (!json_object_get(run, "stage") || json_object_get(run, "results")) return false;
+    if (backend && !strcmp(backend, "cuda")) return false; /* taken from a machine that has GPUs */
     return !options->only || !strncmp(id, options->only, strlen(options->only));
 }
 

@@ -4,6 +4,7 @@
 #include <time.h>
 
 #include "common/base/file.h"
+#include "common/base/json.h"
 #include "common/base/program.h"
 #include "common/tools/reference.h"
 
@@ -43,14 +44,19 @@ static json_t *today(void) {
     return json_string(text);
 }
 
+static json_t *new_results(const char *commit) {
+    json_t *results = json_object();
+    json_object_set_new(results, "date", today());
+    if (commit) json_object_set_new(results, "commit", json_string(commit));
+    return results;
+}
+
 json_t *reference_take(const char *path, const char *commit, struct error *error) {
     char *inside = directory_exists(path) ? xformat("%s/metrics.jsonl", path) : xstrdup(path);
     FILE *file = fopen(inside, "re");
-    json_t *results = json_object(), *line;
+    json_t *results = new_results(commit), *line;
     json_error_t reason;
     if (file) {
-        json_object_set_new(results, "date", today());
-        if (commit) json_object_set_new(results, "commit", json_string(commit));
         json_object_set_new(results, "evals", json_array());
         json_object_set_new(results, "losses", json_array());
         json_object_set_new(results, "norms", json_array());
@@ -90,20 +96,71 @@ static void add_words(struct program *program, const char *text, int ranks) {
     free(copy);
 }
 
-/* The command line of a run that writes into that folder. */
+/* The command line of a run that writes into that folder; of a plan, which prints. */
 static struct program program_of(const json_t *run, const struct reference_programs *programs,
                                  const char *output) {
     const char *backend = json_string_value(json_object_get(run, "backend"));
+    const char *stage = json_string_value(json_object_get(run, "stage"));
+    const char *settings = json_string_value(json_object_get(run, "settings"));
     int ranks = (int)json_integer_value(json_object_get(run, "ranks"));
     struct program program = {0};
+    if (!strcmp(backend, "plan")) {
+        program_add(&program, "%s/dry/tools/plan", programs->folder);
+        program_add(&program, "%s", stage);
+        add_words(&program, "--ranks @ --json --programs", ranks);
+        program_add(&program, "%s/dry", programs->folder);
+        add_words(&program, settings, ranks);
+        return program;
+    }
     if (json_is_true(json_object_get(run, "timed"))) add_words(&program, programs->wrapper, ranks);
     if (ranks > 1 && strcmp(backend, "dry") != 0) add_words(&program, programs->launcher, ranks);
-    program_add(&program, "%s/%s/%s/train", programs->folder, backend,
-                json_string_value(json_object_get(run, "stage")));
-    add_words(&program, json_string_value(json_object_get(run, "settings")), ranks);
+    program_add(&program, "%s/%s/%s/train", programs->folder, backend, stage);
+    add_words(&program, settings, ranks);
     add_words(&program, "--disable_tqdm true --output_dir", ranks);
     program_add(&program, "%s", output);
     return program;
+}
+
+/* ---- a plan ---- */
+
+/* What a rank sends in an update, as a communication event has it of one update. */
+static json_t *planned_communication(const json_t *sent) {
+    const char *name;
+    json_t *bytes, *event = json_object();
+    json_object_foreach((json_t *)(size_t)sent, name, bytes) {
+        double inside = json_number_value(json_object_get(bytes, "inside_bytes"));
+        double across = json_number_value(json_object_get(bytes, "across_bytes"));
+        if (!strcmp(name, "total")) continue;
+        json_object_set_new(event, name,
+                            json_pack("{s:f, s:f, s:f}", "bytes", inside + across, "inside_bytes", inside,
+                                      "across_bytes", across));
+    }
+    json_object_set_new(event, "updates", json_integer(1));
+    return event;
+}
+
+/* The first row of a plan, as the results of a run. */
+static json_t *take_plan(const char *path, const char *commit, struct error *error) {
+    json_t *plan = json_read_file(path, error), *results = NULL;
+    const json_t *row = json_array_get(json_object_get(plan, "rows"), 0);
+    const char *refused = json_string_value(json_object_get(row, "error"));
+    if (plan && (!row || refused)) error_set(error, "%s", refused ? refused : "the plan has no row");
+    if (row && !refused) {
+        double seconds = json_number_value(json_object_get(json_object_get(row, "seconds"), "update"));
+        results = new_results(commit);
+        json_object_set_new(results, "run",
+                            json_pack("{s:O}", "precision", json_object_get(plan, "precision")));
+        json_object_set_new(results, "memory",
+                            json_pack("{s:O, s:O}", "device", json_object_get(row, "device_memory"), "host",
+                                      json_object_get(row, "host_memory")));
+        json_object_set_new(results, "communication", planned_communication(json_object_get(row, "sent")));
+        json_object_set_new(results, "summary",
+                            json_pack("{s:O, s:{s:f}}", "update_samples_per_second",
+                                      json_object_get(row, "examples_per_second"), "update_ms", "median",
+                                      1e3 * seconds));
+    }
+    json_decref(plan);
+    return results;
 }
 
 json_t *reference_make(const json_t *run, const struct reference_programs *programs, struct error *error) {
@@ -114,14 +171,17 @@ json_t *reference_make(const json_t *run, const struct reference_programs *progr
     }
     char *folder = xformat("%s/workshop-reference-XXXXXX", temporary && temporary[0] ? temporary : "/tmp");
     if (!mkdtemp(folder)) fail("%s: no temporary folder: %s", folder, strerror(errno));
-    char *output = xformat("%s/run", folder);
+    char *output = xformat("%s/run", folder), *printed = xformat("%s/out", folder);
     struct program program = program_of(run, programs, output);
     json_t *results = NULL;
-    if (program_run(&program, folder, error)) results = reference_take(output, programs->commit, error);
+    bool plan = !strcmp(backend, "plan");
+    if (program_run(&program, folder, error))
+        results = (plan ? take_plan : reference_take)(plan ? printed : output, programs->commit, error);
     if (!strcmp(backend, "dry")) forget_what_was_not_computed(results);
     struct error ignored;
     if (!directory_remove(folder, &ignored)) warn("%s", ignored.text);
     program_free(&program);
+    free(printed);
     free(output);
     free(folder);
     return results;

@@ -109,6 +109,8 @@ static char *command_of(const json_t *run) {
     const char *space = settings[0] ? " " : "";
     if (given) return xstrdup(given);
     if (!strcmp(backend, "dry")) return xformat("build/dry/%s/train%s%s", stage, space, settings);
+    if (!strcmp(backend, "plan"))
+        return xformat("./workshop plan %s --ranks %lld%s%s", stage, ranks, space, settings);
     if (ranks > 1) return xformat("./workshop run %s --ranks %lld%s%s", stage, ranks, space, settings);
     return xformat("./workshop run %s%s%s", stage, space, settings);
 }
@@ -157,7 +159,7 @@ static bool show_table(struct shown *shown, const json_t *table) {
         fprintf(shown->out, "For [this question of the sheet](../%s).", text_of(table, "sheet"));
     if (text_of(table, "text")[0])
         fprintf(shown->out, "%s%s", text_of(table, "sheet")[0] ? " " : "", text_of(table, "text"));
-    fprintf(shown->out, "\n\n");
+    if (text_of(table, "sheet")[0] || text_of(table, "text")[0]) fprintf(shown->out, "\n\n");
     if (!(grid ? show_grid : rows ? show_runs_as_rows : show_runs_as_columns)(shown, table)) return false;
     show_origins(shown, table);
     return true;
@@ -185,7 +187,8 @@ bool reference_show(FILE *out, const json_t *document, const char *path, struct 
         return error_set(error, "%s: no file of reference results: it has no \"runs\" or no \"tables\"",
                          path);
     fprintf(out, "<!-- Made by ./workshop reference from %s: edit that. -->\n", name);
-    fprintf(out, "# %s\n\n%s\n", text_of(document, "title"), text_of(document, "text"));
+    fprintf(out, "# %s\n", text_of(document, "title"));
+    if (text_of(document, "text")[0]) fprintf(out, "\n%s\n", text_of(document, "text"));
     show_machine(out, json_object_get(document, "machine"));
     for (size_t t = 0; t < json_array_size(tables); t++)
         if (!show_table(&shown, json_array_get(tables, t))) return false;
