@@ -40,8 +40,7 @@
  *   examples_per_second of all ranks
  *   fits                true or false with a card (device and, where given, host memory), else null
  *   headroom_bytes      with a card what is left of it, negative where it is too small; else null
- *   fastest             true for one row of those that fit
- *   error               instead of all from examples_per_update on, where the stage refuses this row
+ *   fastest             true for one row of those for as many ranks that fit
  */
 #ifndef COMMON_TOOLS_PLAN_H
 #define COMMON_TOOLS_PLAN_H

@@ -41,7 +41,9 @@ static bool play(struct program *program, const struct plan_options *options, st
     char *run = xformat("%s/run", options->folder);
     good = good && run_metrics_read(metrics, run, error);
     free(run);
-    return good;
+    if (!good || run_metrics_is_dry(metrics)) return good;
+    run_metrics_free(metrics);
+    return error_set(error, "%s: these programs are not of the dry backend", options->programs);
 }
 
 static struct program program_of(const struct plan_options *options, const struct plan_case *row, int rank) {
