@@ -67,11 +67,17 @@ void gradient_shard_begin(struct gradient_shard *shard, bool first) {
     shard->accumulate = !first;
 }
 
+/* Is the reduction to add to my slice what it sums? Else that is done when it is complete. */
+static bool adds_on_the_way(const struct gradient_shard *shard, const struct whole_gradient *whole) {
+    return whole->adds && !shard->sink && reduce_scatter_can_add(shard->collectives);
+}
+
 /* Task: Where the reduction of a whole gradient puts my slice: where it stays, or, to be added or taken,
  * where it lies in the whole. */
 static void *reduced(const struct gradient_shard *shard, const struct whole_gradient *whole) {
     struct slice slice = layout_slice(&shard->layout->units[whole->unit], shard->collectives->slice);
-    if (!whole->adds && !shard->sink) return gradient_shard_slice(shard, whole->unit);
+    if (!shard->sink && (!whole->adds || adds_on_the_way(shard, whole)))
+        return gradient_shard_slice(shard, whole->unit);
     return whole->memory + slice.begin * dtype_size(shard->dtype);
 }
 
@@ -82,7 +88,7 @@ static void add(struct gradient_shard *shard, struct whole_gradient *whole) {
     comm_wait(shard->comm, shard->adding, whole->reducing);
     if (shard->sink)
         shard->sink->take(shard->sink->self, shard->adding, whole->unit, reduced(shard, whole), whole->adds);
-    else if (whole->adds)
+    else if (whole->adds && !adds_on_the_way(shard, whole))
         add_elements(shard->adding, shard->dtype, gradient_shard_slice(shard, whole->unit),
                      reduced(shard, whole), shard->layout->units[whole->unit].slice);
     event_record(whole->settled, shard->adding);
@@ -117,8 +123,13 @@ void *gradient_shard_whole(struct gradient_shard *shard, int unit) {
 /* Task: The reduction starts, and with it what is to be done then, where that can be queued. */
 void gradient_shard_reduce(struct gradient_shard *shard, int unit) {
     struct whole_gradient *whole = &shard->rotation[shard->turn];
-    whole->reducing = reduce_scatter_start(shard->collectives, shard->stream, reduced(shard, whole),
-                                           whole->memory, shard->layout->units[unit].slice, shard->dtype);
+    size_t count = shard->layout->units[unit].slice;
+    void *out = reduced(shard, whole);
+    whole->reducing = adds_on_the_way(shard, whole)
+                          ? reduce_scatter_add_start(shard->collectives, shard->stream, out, whole->memory,
+                                                     count, shard->dtype)
+                          : reduce_scatter_start(shard->collectives, shard->stream, out, whole->memory, count,
+                                                 shard->dtype);
     event_record(whole->settled, shard->stream);             /* so far; again when it is added */
     if (comm_wait_is_queued(shard->comm)) add(shard, whole); /* else it would wait here for the reduction */
     comm_progress(shard->comm);

@@ -24,6 +24,7 @@
 #undef fail /* cmocka's; here it is the one of error.h */
 #include "common/base/error.h"
 #include "common/comm/comm.h"
+#include "common/device/kernels.h"
 #include "tests/support/comm_cases.h"
 #include "tests/support/comm_script.h"
 #include "tests/support/command.h"
@@ -36,7 +37,7 @@ struct rank {
     struct stream *stream;
 };
 
-static bool share_device;
+static bool share_device, no_peer_copies;
 
 /* NCCL adds in an order of its own; that of two ranks makes no difference. */
 static bool by_nccl(void) {
@@ -45,7 +46,8 @@ static bool by_nccl(void) {
 
 static struct rank rank_open(double timeout) {
     struct rank r;
-    r.comm = comm_open_world(&(struct comm_options){.timeout = timeout, .share_device = share_device});
+    r.comm = comm_open_world(&(struct comm_options){
+        .timeout = timeout, .share_device = share_device, .no_peer_copies = no_peer_copies});
     r.device = device_open(&(struct device_options){.rank = comm_rank(r.comm),
                                                     .world_size = comm_size(r.comm),
                                                     .node_rank = comm_node_rank(r.comm),
@@ -102,6 +104,57 @@ static void role_blocking(void) {
     /* The sum of a few half-precision numbers is exact in fp32, in any order; these are not. */
     if (size > 2 && (!case_order_matters(FP32, 1000, size, 1) || !case_order_matters(FP64, 1000, size, 1)))
         fail("the order of the sums does not show in this data");
+    rank_close(&r);
+    printf("done\n");
+}
+
+static void fill(const struct rank *r, void *memory, enum dtype dtype, size_t count, unsigned salt) {
+    float *values = host_alloc(r->device, BUFFERS, (count + 1) * sizeof *values, true, "test");
+    float *wide = device_alloc(r->device, BUFFERS, (count + 1) * sizeof *wide, "test");
+    for (size_t i = 0; i < count; i++) {
+        salt = salt * 1664525u + 1013904223u;
+        values[i] = (float)(int)(salt >> 8) / 16777216.0f - 0.5f;
+    }
+    copy_to_device(r->stream, wide, values, count * sizeof *wide);
+    convert(r->stream, dtype, memory, FP32, wide, count);
+    stream_synchronize(r->stream);
+    device_free(r->device, wide);
+    host_free(r->device, values);
+}
+
+static void check_adding(const struct rank *r, enum dtype dtype, size_t count) {
+    size_t bytes = count * dtype_size(dtype), all = bytes * (size_t)comm_size(r->comm);
+    char *in = device_alloc(r->device, GRADIENTS, all, "test");
+    char *apart = device_alloc(r->device, GRADIENTS, 2 * bytes, "test"), *sum = apart + bytes;
+    char *added = device_alloc(r->device, GRADIENTS, bytes, "test");
+    fill(r, in, dtype, count * (size_t)comm_size(r->comm), 17u + (unsigned)comm_rank(r->comm));
+    fill(r, apart, dtype, count, 5);
+    copy_on_device(r->stream, added, apart, bytes);
+    comm_reduce_scatter(r->comm, r->stream, sum, in, count, dtype);
+    add_elements(r->stream, dtype, apart, sum, count);
+    comm_wait(r->comm, r->stream, comm_reduce_scatter_add_start(r->comm, r->stream, added, in, count, dtype));
+    char *host = host_alloc(r->device, BUFFERS, 2 * bytes, true, "test");
+    copy_to_host(r->stream, host, apart, bytes);
+    copy_to_host(r->stream, host + bytes, added, bytes);
+    stream_synchronize(r->stream);
+    if (memcmp(host, host + bytes, bytes) != 0)
+        fail("%zu elements of %s: a sum that is added on its way differs from one added afterwards", count,
+             dtype_name(dtype));
+    host_free(r->device, host);
+    device_free(r->device, added);
+    device_free(r->device, apart);
+    device_free(r->device, in);
+}
+
+/* Adding a sum on its way gives the bits of adding it afterwards. */
+static void role_adding(void) {
+    struct rank r = rank_open(60);
+    const size_t counts[] = {1, 2, 5, 1000, 4099, 100003};
+    for (int dtype = FP32; dtype <= FP16 && comm_adds(r.comm); dtype++)
+        for (size_t n = 0; n < sizeof counts / sizeof *counts; n++)
+            check_adding(&r, (enum dtype)dtype, counts[n]);
+    if (comm_adds(r.comm) != (by_nccl() && comm_size(r.comm) > 1))
+        fail("adds where it should not, or does not");
     rank_close(&r);
     printf("done\n");
 }
@@ -293,6 +346,7 @@ static int run_role(int count, char **arguments) {
     const char *role = arguments[0];
     if (strcmp(role, "blocking") == 0) role_blocking();
     if (strcmp(role, "flight") == 0) role_flight();
+    if (strcmp(role, "adding") == 0) role_adding();
     if (strcmp(role, "host") == 0) role_host();
     if (strcmp(role, "script") == 0) role_script();
     if (strcmp(role, "confined") == 0) role_confined();
@@ -306,7 +360,8 @@ static int run_role(int count, char **arguments) {
 
 static char program[4096];
 
-/* A test's state: "rank", each with a device of its own (on the CPU: its share), or "share". */
+/* A test's state: "rank", each with a device of its own (on the CPU: its share), "nccl", the same without
+ * copies between GPUs, or "share". */
 static const char *mode_of(void **state) {
     return *state;
 }
@@ -353,6 +408,22 @@ static void test_blocking(void **state) {
 
 static void test_flight(void **state) {
     run_sizes(mode_of(state), "flight", 5);
+}
+
+static void test_adding(void **state) {
+    run_sizes(mode_of(state), "adding", 4);
+}
+
+/* GPUs that do not copy from each other: what goes between nodes. */
+static void test_without_peer_copies(void **state) {
+    (void)state;
+    if (strcmp(device_backend(), "cuda") != 0) {
+        print_message("skipped: only GPUs copy from each other\n");
+        skip();
+    }
+    run_sizes("nccl", "blocking", 4);
+    run_sizes("nccl", "flight", 4);
+    run_sizes("nccl", "adding", 4);
 }
 
 static void test_host(void **state) {
@@ -453,7 +524,8 @@ static void test_killed_rank(void **state) {
 
 int main(int count, char **arguments) {
     share_device = count > 2 && strcmp(arguments[1], "share") == 0;
-    if (share_device || (count > 2 && strcmp(arguments[1], "rank") == 0))
+    no_peer_copies = count > 2 && strcmp(arguments[1], "nccl") == 0;
+    if (share_device || no_peer_copies || (count > 2 && strcmp(arguments[1], "rank") == 0))
         return run_role(count - 2, arguments + 2);
     ssize_t length = readlink("/proc/self/exe", program, sizeof program - 1);
     if (length < 0) fail("where am I? /proc/self/exe cannot be read");
@@ -461,6 +533,8 @@ int main(int count, char **arguments) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_prestate(test_blocking, own),
         cmocka_unit_test_prestate(test_flight, own),
+        cmocka_unit_test_prestate(test_adding, own),
+        cmocka_unit_test(test_without_peer_copies),
         cmocka_unit_test_prestate(test_host, own),
         cmocka_unit_test_prestate(test_counts_and_bookings, own),
         cmocka_unit_test_prestate(test_confined_ranks, own),

@@ -21,6 +21,9 @@ struct collectives {
                                             enum dtype dtype);
     struct comm_request (*reduce_scatter_start)(void *self, struct stream *stream, void *out, void *in,
                                                 size_t count, enum dtype dtype);
+    /* NULL where sums cannot be added on their way. */
+    struct comm_request (*reduce_scatter_add_start)(void *self, struct stream *stream, void *out, void *in,
+                                                    size_t count, enum dtype dtype);
     struct comm_request (*all_gather_start)(void *self, struct stream *stream, void *out, const void *in,
                                             size_t count, enum dtype dtype);
 };
@@ -46,6 +49,16 @@ static inline struct comm_request reduce_scatter_start(const struct collectives 
                                                        struct stream *stream, void *out, void *in,
                                                        size_t count, enum dtype dtype) {
     return collectives->reduce_scatter_start(collectives->self, stream, out, in, count, dtype);
+}
+
+/* The same, added to what is in out, where reduce_scatter_can_add(). */
+static inline struct comm_request reduce_scatter_add_start(const struct collectives *collectives,
+                                                           struct stream *stream, void *out, void *in,
+                                                           size_t count, enum dtype dtype) {
+    return collectives->reduce_scatter_add_start(collectives->self, stream, out, in, count, dtype);
+}
+static inline bool reduce_scatter_can_add(const struct collectives *collectives) {
+    return collectives->reduce_scatter_add_start;
 }
 
 /* out [slices · count]: every rank's in [count] at its slice. in may be this rank's slice of out. */

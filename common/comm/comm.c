@@ -407,6 +407,23 @@ struct comm_request comm_reduce_scatter_start(struct comm *comm, struct stream *
                                             .count = count});
 }
 
+bool comm_adds(const struct comm *comm) {
+    return comm->family->carrier->queues && comm->size > 1;
+}
+
+struct comm_request comm_reduce_scatter_add_start(struct comm *comm, struct stream *stream, void *out,
+                                                  const void *in, size_t count, enum dtype dtype) {
+    if (!comm_adds(comm)) fail("a reduce-scatter that adds where none does: a mistake in this program");
+    return start(stream, (struct operation){.comm = comm,
+                                            .collective = REDUCE_SCATTER,
+                                            .counted_as = REDUCE_SCATTER,
+                                            .dtype = dtype,
+                                            .in = in,
+                                            .out = out,
+                                            .count = count,
+                                            .adds = true});
+}
+
 struct comm_request comm_all_gather_start(struct comm *comm, struct stream *stream, void *out, const void *in,
                                           size_t count, enum dtype dtype) {
     return start(stream, (struct operation){.comm = comm,

@@ -30,6 +30,7 @@ struct operation {
     char *out;      /* in place: the same as in */
     size_t count;   /* elements, as passed to its start */
     int root;       /* broadcast */
+    bool adds;      /* reduce-scatter: the sum is added to what is in out */
     bool follows;   /* makes use of what the one started before leaves: a later step of a chain */
     size_t
         *send_offsets; /* all-to-all: elements before each rank's, and their sum at the end [size + 1]; … */
@@ -52,7 +53,7 @@ struct family;
 /* How collectives get from rank to rank. Those of a world of one never come here. */
 struct carrier {
     /* start() only queues, on the device: there is no limit to what is in flight, no staging; and it copies
-     * this rank's own slice of an all-gather itself */
+     * this rank's own slice of an all-gather itself, and adds the sum of a reduce-scatter that asks for it */
     bool queues;
     bool stages; /* pieces to be summed arrive in device memory, which comm.c books */
     bool chains; /* goes through a chain's steps, by operation_advance(); else comm.c waits for each */

@@ -146,6 +146,16 @@ static ncclResult_t queue_nccl(const struct operation *operation, ncclComm_t han
     }
 }
 
+/* NCCL's sum goes to my slice of `in`, which is scratch, and is added from there. */
+static void queue_adding(const struct operation *operation, ncclComm_t handle, cudaStream_t stream) {
+    struct operation reduction = *operation;
+    size_t bytes = operation->count * dtype_size(operation->dtype);
+    reduction.out = (char *)operation->in + (size_t)operation->comm->rank * bytes;
+    nccl_check(queue_nccl(&reduction, handle, stream), "reduce_scatter");
+    const void *const parts[] = {operation->out, reduction.out};
+    peer_sum(stream, operation->dtype, operation->out, NULL, NULL, parts, 2, operation->count);
+}
+
 static struct peers *find_peers(struct comm *comm) {
     struct connection *connection = connection_of(comm);
     if (!connection->peers_sought) connection->peers = peers_open(comm, flights_stream(comm->family->state));
@@ -174,6 +184,8 @@ static void nccl_start(struct operation *operation, struct stream *stream) {
     flight_follow(flights, flight, cuda_stream(stream));
     if (peers_serve(peers, operation))
         peers_queue(peers, operation, flight->ready);
+    else if (operation->adds)
+        queue_adding(operation, handle, flights_stream(flights));
     else
         nccl_check(queue_nccl(operation, handle, flights_stream(flights)), flight->what);
     flight_queued(flights, flight);

@@ -187,9 +187,9 @@ static void push(struct peers *peers, int peer, const char *piece, size_t bytes)
     stream_write_value(peers->sends, &numbers_of(peers, peer)->arrived[comm->rank], peers->pushes + 1);
 }
 
-/* Adds up what has arrived, and this rank's own piece. */
-static void add_pieces(struct peers *peers, enum dtype dtype, void *out, void *exported, const void *own,
-                       size_t count) {
+/* Adds up what has arrived and this rank's own piece; and then the addend, unless that is NULL. */
+static void add_pieces(struct peers *peers, enum dtype dtype, void *out, void *exported, const void *addend,
+                       const void *own, size_t count) {
     const struct comm *comm = peers->comm;
     struct numbers *mine = numbers_of(peers, comm->rank);
     const void *parts[PEERS_MOST];
@@ -197,7 +197,7 @@ static void add_pieces(struct peers *peers, enum dtype dtype, void *out, void *e
         parts[r] = r == comm->rank ? own : place(peers, comm->rank, r, peers->pushes);
         if (r != comm->rank) stream_await_value(peers->receives, &mine->arrived[r], peers->pushes + 1);
     }
-    peer_sum(peers->receives, dtype, out, exported, parts, comm->size, count);
+    peer_sum(peers->receives, dtype, out, exported, addend, parts, comm->size, count);
     for (int k = 1; k < comm->size; k++)
         stream_write_value(peers->receives, &numbers_of(peers, other(comm, k))->taken[comm->rank],
                            peers->pushes + 1);
@@ -243,8 +243,8 @@ static void reduce_scatter(struct peers *peers, const struct operation *operatio
     size_t bytes = operation->count * dtype_size(operation->dtype);
     for (int k = 1; k < comm->size; k++)
         push(peers, other(comm, k), operation->in + (size_t)other(comm, k) * bytes, bytes);
-    add_pieces(peers, operation->dtype, operation->out, NULL, operation->in + (size_t)comm->rank * bytes,
-               operation->count);
+    add_pieces(peers, operation->dtype, operation->out, NULL, operation->adds ? operation->out : NULL,
+               operation->in + (size_t)comm->rank * bytes, operation->count);
     peers->pushes++;
     follow_sends(peers);
 }
@@ -286,7 +286,7 @@ static void all_reduce(struct peers *peers, const struct operation *operation) {
              slice_count(count, comm->size, peer) * element);
     }
     char *exported = begin_export(peers, peers->receives);
-    add_pieces(peers, operation->dtype, own, exported, own, slice_count(count, comm->size, comm->rank));
+    add_pieces(peers, operation->dtype, own, exported, NULL, own, slice_count(count, comm->size, comm->rank));
     end_export(peers, peers->receives);
     for (int k = 1; k < comm->size; k++) {
         int peer = other(comm, k);

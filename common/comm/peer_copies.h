@@ -51,8 +51,9 @@ bool peers_serve(const struct peers *peers, const struct operation *operation);
 void peers_queue(struct peers *peers, const struct operation *operation, cudaEvent_t ready);
 
 /* out [count] (and `copy`, unless NULL) = parts[0] + parts[1] + … in this order, in fp32 (fp64 for FP64),
- * rounded once; parts [ranks] are in device memory, out may be one of them. */
-void peer_sum(cudaStream_t stream, enum dtype dtype, void *out, void *copy, const void *const *parts,
-              int ranks, size_t count);
+ * rounded once; unless `addend` is NULL, that is added to addend [count], and rounded again. parts [ranks]
+ * are in device memory; out may be the addend or one of them. */
+void peer_sum(cudaStream_t stream, enum dtype dtype, void *out, void *copy, const void *addend,
+              const void *const *parts, int ranks, size_t count);
 
 #endif

@@ -11,6 +11,7 @@ static constexpr int THREADS = 256;
 struct parts {
     const void *of_rank[PEERS_MOST];
     int ranks;
+    const void *addend; /* or NULL */
 };
 
 __device__ inline double wide(double value) {
@@ -44,6 +45,12 @@ __global__ void peer_sum_kernel(T *out, T *copy, parts parts, size_t vectors) {
     vector rounded;
 #pragma unroll
     for (int k = 0; k < COUNT; k++) narrow(&rounded.values[k], sum[k]);
+    if (parts.addend) {
+        const vector addend = reinterpret_cast<const vector *>(parts.addend)[i];
+#pragma unroll
+        for (int k = 0; k < COUNT; k++)
+            narrow(&rounded.values[k], wide(addend.values[k]) + wide(rounded.values[k]));
+    }
     reinterpret_cast<vector *>(out)[i] = rounded;
     if (copy) reinterpret_cast<vector *>(copy)[i] = rounded;
 }
@@ -58,18 +65,20 @@ static void add(cudaStream_t stream, T *out, T *copy, const parts &parts, size_t
 
 /* 16 bytes at a time where all addresses allow that, and the rest one by one. */
 template <typename T> static void add_all(cudaStream_t stream, T *out, T *copy, parts parts, size_t count) {
-    bool aligned = aligned16(out, copy);
+    bool aligned = aligned16(out, copy, parts.addend);
     for (int r = 0; r < parts.ranks; r++) aligned = aligned && aligned16(parts.of_rank[r]);
     const size_t vectors = aligned ? count / LANES<T> : 0, done = vectors * LANES<T>;
     add<T, LANES<T>>(stream, out, copy, parts, vectors);
     for (int r = 0; r < parts.ranks; r++) parts.of_rank[r] = (const T *)parts.of_rank[r] + done;
+    if (parts.addend) parts.addend = (const T *)parts.addend + done;
     add<T, 1>(stream, out + done, copy ? copy + done : nullptr, parts, count - done);
 }
 
-void peer_sum(cudaStream_t stream, enum dtype dtype, void *out, void *copy, const void *const *addresses,
-              int ranks, size_t count) {
+void peer_sum(cudaStream_t stream, enum dtype dtype, void *out, void *copy, const void *addend,
+              const void *const *addresses, int ranks, size_t count) {
     parts parts = {};
     parts.ranks = ranks;
+    parts.addend = addend;
     for (int r = 0; r < ranks; r++) parts.of_rank[r] = addresses[r];
     if (dtype == FP64) {
         add_all(stream, (double *)out, (double *)copy, parts, count);
