@@ -49,7 +49,8 @@ static bool read_run(struct wanted_run *run, const json_t *object, const char *s
     run->ranks = ranks ? (long)json_integer_value(ranks) : 1;
     run->changes = json_object();
     json_object_foreach((json_t *)(size_t)object, name, value) {
-        if (!is_own_member(name)) json_object_set(run->changes, name, value);
+        bool other_backends = !run->dry && !strncmp(name, "dry_", 4);
+        if (!is_own_member(name) && !other_backends) json_object_set(run->changes, name, value);
     }
     if (run->ranks < 1) return error_set(error, "ranks must be a number from 1 on");
     if (!run->dry && strcmp(backend, "computing") != 0)
