@@ -4,19 +4,18 @@
  *   compute        operations of products ÷ their rate + bytes of all kernels ÷ the memory's, one after the
  *                  other
  *   communication  bytes sent inside a node ÷ the rate inside, and what leaves a node ÷ the rate across. In
- *                  one level both go at once, so the longer counts; in stage 06's two levels, one after the
- *                  other
- *   hidden         of it what goes on behind computation: reduce-scatters (and stage 01's all-reduce) behind
- *                  the backward that they belong to, all-gathers of stage 3 behind forward and backward, of
- *                  stages 1 and 2 behind AdamW on the CPU or the next forward. A second of it costs the
- *                  computation a part of a second, the rate `hidden`: it takes memory bandwidth, and NCCL's
- *                  kernels take processor cores
- *   exposed        the rest, and the rows of the look-up: nothing else is done meanwhile
- *   link           copies between device and host in forward and backward. From pinned memory behind the
- *                  computation, so the longer of the two counts; from pageable memory one after the other
- *   host           AdamW on the CPU: what it moves through host memory ÷ its rate, which a node's ranks
- * share. In forward and backward the same memory carries the copies, and gradients that the CPU adds up:
- * where that takes longest, it is what counts there
+ *                  stage 06's two levels one after the other. In one level both go at once, so the longer
+ *                  counts; and with GPUs NCCL's rings, in which all that a rank sends goes to one neighbour:
+ *                  one rank of a node sends it across, not all of them, as the bytes of pairwise exchanges
+ * say hidden         of it what goes on behind computation: reduce-scatters (and stage 01's all-reduce)
+ * behind the backward that they belong to, all-gathers of stage 3 behind forward and backward, of stages 1
+ * and 2 behind AdamW on the CPU or the next forward. A second of it costs the computation a part of a second,
+ * the rate `hidden`: it takes memory bandwidth, and NCCL's kernels take processor cores exposed        the
+ * rest, and the rows of the look-up: nothing else is done meanwhile link           copies between device and
+ * host in forward and backward. From pinned memory behind the computation, so the longer of the two counts;
+ * from pageable memory one after the other host           AdamW on the CPU: what it moves through host memory
+ * ÷ its rate, which a node's ranks share. In forward and backward the same memory carries the copies, and
+ * gradients that the CPU adds up: where that takes longest, it is what counts there
  *
  * Left out are gaps between kernels, smaller products' lower rates, the first unit's gather, and waiting for
  * slower ranks.
@@ -31,7 +30,7 @@
 /* What the settings of a run say that matters here. */
 struct kind {
     int zero_stage;
-    bool two_levels;
+    bool two_levels, rings; /* of collectives; the latter where NCCL does them */
     bool optimizer_on_host, gradients_on_host, parameters_on_host, pinned;
     double forward;    /* of the computation; the rest is backward */
     double element;    /* bytes of a parameter */
@@ -50,6 +49,7 @@ static struct kind kind_of(const struct plan_counts *counts, const struct plan_c
     struct kind kind = {
         .zero_stage = (int)run_metrics_number(settings, "zero_stage"),
         .two_levels = atoi(row->stage) >= 6 && row->nodes > 1 && row->ranks > row->nodes,
+        .rings = is_text(settings, "dry_device", "gpu"),
         .optimizer_on_host = is_text(settings, "offload_optimizer", "cpu"),
         .gradients_on_host = json_is_true(json_object_get(settings, "offload_gradients")),
         .parameters_on_host = is_text(settings, "offload_param", "cpu"),
@@ -69,8 +69,10 @@ static struct kind kind_of(const struct plan_counts *counts, const struct plan_c
 
 static double collective_time(const struct plan_counts *counts, const struct kind *kind, int collective,
                               const struct plan_rates *rates) {
-    double inside = counts->inside[collective] / rates->values[RATE_INSIDE];
-    double across = counts->across[collective] * kind->node_ranks / rates->values[RATE_ACROSS];
+    double near = counts->inside[collective], far = counts->across[collective];
+    bool ring = kind->rings && !kind->two_levels && collective != ALL_TO_ALL && far > 0;
+    double inside = (ring ? near + far : near) / rates->values[RATE_INSIDE];
+    double across = (ring ? near + far : far * kind->node_ranks) / rates->values[RATE_ACROSS];
     return kind->two_levels ? inside + across : fmax(inside, across);
 }
 
