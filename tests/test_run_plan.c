@@ -285,6 +285,28 @@ static void measured_rates(void **state) {
     free(path);
 }
 
+/* A file from a GPU, where a run is in fp16 unless told otherwise: 66.39 ms make 241 examples a second. */
+static void rates_of_a_gpu(void **state) {
+    (void)state;
+    if (!training_has_dry()) skip();
+    temporary_write_text(
+        folder, "gpu.json",
+        "{\"backend\": \"cuda\", \"device\": \"H200\", \"rows\": [{\"stage\": \"01-baseline\", \"ranks\": 1, "
+        "\"precision\": \"fp16\", \"settings\": {\"offload_optimizer\": \"none\"}, \"update_ms\": "
+        "{\"median\": "
+        "66.39}, \"arguments\": [\"--model_name_or_path\", \"random:bloom-560m\", \"--max_seq_length\", "
+        "\"512\", "
+        "\"--pad_to_max_length\", \"true\", \"--train_file\", \"synthetic:64x512\", \"--subset_size\", "
+        "\"0\"]}]}");
+    json_t *document = plan_document("01-baseline " PROGRAMS "--rates gpu.json --rate memory=4000");
+    double rate = training_number(row_at(document, 0), "examples_per_second");
+    double products = training_number(document, "rates.products.value");
+    if (!(fabs(rate / 241 - 1) < 1e-3)) fail_msg("planned %g examples/s from a file that has 241", rate);
+    if (!(fabs(products / 655 - 1) < 0.01)) fail_msg("products at %g TFLOP/s, not 655", products);
+    assert_true(training_number(document, "rates.memory.value") == 4000);
+    json_decref(document);
+}
+
 /* ---- mistakes ---- */
 
 /* One line of error, with this part, and nothing else. */
@@ -352,6 +374,7 @@ int main(void) {
         cmocka_unit_test(several_nodes),
         cmocka_unit_test(tables),
         cmocka_unit_test(measured_rates),
+        cmocka_unit_test(rates_of_a_gpu),
     };
     return cmocka_run_group_tests(tests, NULL, remove_all);
 }

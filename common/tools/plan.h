@@ -132,9 +132,10 @@ char *plan_variant(const char *stage, const json_t *settings);
 bool plan_dry(struct plan_counts *counts, const struct plan_options *options, const struct plan_case *row,
               struct error *error);
 void plan_counts_free(struct plan_counts *counts);
-/* Work of a run of one rank with these arguments alone, as bench's file has them. */
+/* Work of a run of one rank with these arguments alone (strings), as bench's file has them, in a precision.
+ */
 bool plan_dry_work(struct plan_counts *counts, const struct plan_options *options, const char *stage,
-                   const json_t *arguments, struct error *error);
+                   const json_t *arguments, const char *precision, struct error *error);
 
 /* ---- time ---- */
 

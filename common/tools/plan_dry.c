@@ -157,21 +157,22 @@ bool plan_dry(struct plan_counts *counts, const struct plan_options *options, co
     return good;
 }
 
-/* Words of a bench file may be anything. */
+/* fp16 where nothing is said means another thing on a GPU than here: the precision is set. */
 static struct program program_of_words(const struct plan_options *options, const char *stage,
-                                       const json_t *arguments) {
+                                       const json_t *arguments, const char *precision) {
     struct program program = {0};
     program_add(&program, "%s/%s/train", options->programs, stage);
     add_settings(&program, arguments);
+    add_words(&program, strcmp(precision, "fp16") ? "--fp16 false" : "--fp16 true");
     return program;
 }
 
 bool plan_dry_work(struct plan_counts *counts, const struct plan_options *options, const char *stage,
-                   const json_t *arguments, struct error *error) {
+                   const json_t *arguments, const char *precision, struct error *error) {
     *counts = (struct plan_counts){0};
     const char *once = "--eval_strategy no --max_steps 1", *never = "--eval_strategy no --max_steps 0";
-    return add_run(counts, program_of_words(options, stage, arguments), options, once, 1, error) &&
-           add_run(counts, program_of_words(options, stage, arguments), options, never, -1, error);
+    return add_run(counts, program_of_words(options, stage, arguments, precision), options, once, 1, error) &&
+           add_run(counts, program_of_words(options, stage, arguments, precision), options, never, -1, error);
 }
 
 void plan_counts_free(struct plan_counts *counts) {

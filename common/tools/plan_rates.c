@@ -200,6 +200,13 @@ bool plan_rates_given(struct plan_rates *rates, const char *text, struct error *
 
 /* ---- from bench's file ---- */
 
+static bool are_words(const json_t *array) {
+    size_t index;
+    json_t *word;
+    json_array_foreach((json_t *)(size_t)array, index, word) if (!json_is_string(word)) return false;
+    return json_is_array(array);
+}
+
 /* A row of one rank with nothing on the host, in this precision, whose stage has a safe name. */
 static bool is_usable(const json_t *row, const char *precision) {
     const char *stage = json_string_value(json_object_get(row, "stage"));
@@ -208,7 +215,7 @@ static bool is_usable(const json_t *row, const char *precision) {
         json_string_value(json_object_get(json_object_get(row, "settings"), "offload_optimizer"));
     return stage && isdigit((unsigned char)*stage) && !strchr(stage, '/') && its && !strcmp(its, precision) &&
            json_integer_value(json_object_get(row, "ranks")) == 1 && offload && !strcmp(offload, "none") &&
-           json_is_array(json_object_get(row, "arguments")) &&
+           are_words(json_object_get(row, "arguments")) &&
            json_number_value(json_object_get(json_object_get(row, "update_ms"), "median")) > 0;
 }
 
@@ -234,7 +241,8 @@ bool plan_rates_measured(struct plan_rates *rates, const struct plan_options *op
         const char *stage = json_string_value(json_object_get(row, "stage"));
         double seconds =
             1e-3 * json_number_value(json_object_get(json_object_get(row, "update_ms"), "median"));
-        if (!plan_dry_work(&work, options, stage, json_object_get(row, "arguments"), error)) return false;
+        if (!plan_dry_work(&work, options, stage, json_object_get(row, "arguments"), precision, error))
+            return false;
         const char *device = json_string_value(json_object_get(document, "device"));
         char *source = xformat("%s: %s on %s", path, stage, device ? device : "?");
         solve(rates, &work, seconds, source);
