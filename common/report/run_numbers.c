@@ -131,9 +131,9 @@ static double update_steps_per_second(const struct run_metrics *m, double argume
     { name, kind, digits, unit, what, NULL, NULL, get }
 
 const struct run_number run_numbers[] = {
-    {"updates", NUMBER_COUNT, 0, "", "the updates of the run", "run", "updates", NULL},
-    {"train_examples", NUMBER_COUNT, 0, "", "the training examples", "run", "train_examples", NULL},
-    MADE("updates_per_epoch", NUMBER_COUNT, 0, "", "the updates of an epoch", updates_per_epoch),
+    {"updates", NUMBER_COUNT, 0, "", "the number of updates of the run", "run", "updates", NULL},
+    {"train_examples", NUMBER_COUNT, 0, "", "the number of training examples", "run", "train_examples", NULL},
+    MADE("updates_per_epoch", NUMBER_COUNT, 0, "", "the number of updates in an epoch", updates_per_epoch),
     {"train_loss", NUMBER_LOSS, 4, "", "train_loss, the mean of all updates", "summary", "train_loss", NULL},
     MADE("loss@", NUMBER_LOSS, 12, "", "the loss of that update", loss_at_step),
     MADE("eval_loss@", NUMBER_LOSS, 4, "", "eval_loss after that epoch", eval_loss_at_epoch),

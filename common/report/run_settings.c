@@ -33,7 +33,9 @@ bool setting_matters(const char *name) {
                                          "network_interface",
                                          "communication_timeout",
                                          "dry_world_size",
-                                         "memory_sample_interval"};
+                                         "memory_sample_interval",
+                                         "predict_with_generate",
+                                         "generation_max_new_tokens"};
     for (size_t i = 0; i < sizeof others / sizeof *others; i++)
         if (!strcmp(name, others[i])) return false;
     return settings_find(name) != NULL;

@@ -180,10 +180,10 @@ static void check_row(struct checking *c, const struct cells_table *table, size_
         free(text);
     }
     for (int o = 0; o < OUTCOMES; o++) {
-        if (names[o][0] && o != OPEN) printf("  %-11s%s: %s\n", words[o], table->rows[r], names[o]);
+        if (names[o][0] && o != OPEN) printf("  %-12s%s: %s\n", words[o], table->rows[r], names[o]);
         if (o == WRONG || (o == PREDICTED_OTHERWISE && !names[WRONG][0])) printf("%s", c->lines);
     }
-    if (names[OPEN][0]) printf("  %-11s%s: %s\n", words[OPEN], table->rows[r], names[OPEN]);
+    if (names[OPEN][0]) printf("  %-12s%s: %s\n", words[OPEN], table->rows[r], names[OPEN]);
     for (int o = 0; o < OUTCOMES; o++) free(names[o]);
     free(c->lines);
 }
@@ -223,7 +223,7 @@ static void check_table(struct checking *c, const struct cells_table *table) {
         if (row)
             check_row(c, table, r, found, row);
         else
-            printf("  not there  %s\n", table->rows[r]);
+            printf("  not there   %s\n", table->rows[r]);
     }
 }
 

@@ -55,7 +55,9 @@ static char *run_factor(const struct odd_entry *odd) {
         return xformat("that is what the run's %.0f updates send together; the sheet asks for one", updates);
     if (!(MEMORY & 1u << odd->part->number->kind) || !many) return NULL;
     if (near(factor, ranks) && !node)
-        return xformat("%.0f times: of all %.0f ranks together? The sheet asks for one rank", ranks, ranks);
+        return ranks == 2 ? xstrdup("twice: of both ranks together? The sheet asks for one rank")
+                          : xformat("%.0f times: of all %.0f ranks together? The sheet asks for one rank",
+                                    ranks, ranks);
     if (near(factor, 1 / ranks))
         return node ? xformat("a %.0fth: of one rank? The sheet asks for the node", ranks)
                     : xformat("a %.0fth: divided by the number of ranks once too often?", ranks);
