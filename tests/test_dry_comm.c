@@ -142,10 +142,45 @@ static void test_host(void **state) {
     comm_close(comm);
 }
 
+/* ---- as if each rank had a GPU ---- */
+
+enum { COUNT = 1000, PLACE = 2048, HEAD = 4096 }; /* 1,000 halves fill 7.8 times 256 bytes */
+
+/* Bytes booked after a reduce-scatter of COUNT halves, an all-gather of half as many, and no more. */
+static size_t booked_on_gpu(int size, int node_size, bool no_peer_copies) {
+    struct comm *comm = comm_open_world(&(struct comm_options){
+        .dry_size = size, .dry_node_size = node_size, .dry_gpu = true, .no_peer_copies = no_peer_copies});
+    struct device *device = open_device(comm);
+    comm_attach(comm, device);
+    struct stream *stream = stream_open(device, "test");
+    char *memory = device_alloc(device, GRADIENTS, 1 << 20, "test");
+    assert_true(comm_wait_is_queued(comm));
+    comm_reduce_scatter(comm, stream, memory, memory, COUNT, FP16);
+    comm_all_gather(comm, stream, memory, memory, COUNT / 2, FP16);
+    size_t booked = device_ledger(device)->lines[BUFFERS].bytes;
+    assert_int_equal(device_ledger(device)->lines[BUFFERS].peak_bytes, booked);
+    comm_close(comm);
+    assert_int_equal(device_ledger(device)->lines[BUFFERS].bytes, 0);
+    stream_close(stream);
+    device_close(device);
+    return booked;
+}
+
+/* GPUs of one node copy through places, two of each rank; NCCL's memory is not in the ledger. */
+static void test_gpu_blocks(void **state) {
+    (void)state;
+    assert_int_equal(booked_on_gpu(1, 1, false), 0);
+    assert_int_equal(booked_on_gpu(2, 2, false), HEAD + 2 * 2 * PLACE);
+    assert_int_equal(booked_on_gpu(8, 8, false), HEAD + 2 * 8 * PLACE);
+    assert_int_equal(booked_on_gpu(8, 8, true), 0);
+    assert_int_equal(booked_on_gpu(8, 4, false), 0);
+    assert_int_equal(booked_on_gpu(17, 17, false), 0);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_layout), cmocka_unit_test(test_script), cmocka_unit_test(test_known_counts),
-        cmocka_unit_test(test_split),  cmocka_unit_test(test_host),
+        cmocka_unit_test(test_layout), cmocka_unit_test(test_script),     cmocka_unit_test(test_known_counts),
+        cmocka_unit_test(test_split),  cmocka_unit_test(test_gpu_blocks), cmocka_unit_test(test_host),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

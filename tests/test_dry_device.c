@@ -62,11 +62,35 @@ static void test_copies_to_host_are_zero(void **state) {
     device_close(device);
 }
 
+/* A GPU's workspace: one for each stream that computes, in any precision, from its first kernel on. */
+static void test_gpu_workspaces(void **state) {
+    (void)state;
+    enum { WORKSPACE = 32 << 20, N = 64 };
+    struct device *device = device_open(
+        &(struct device_options){.world_size = 1, .node_size = 1, .dtype = FP16, .dry_gpu = true});
+    assert_int_equal(device_ledger(device)->total.bytes, 0);
+    struct stream *first = stream_open(device, "first"), *second = stream_open(device, "second");
+    void *x = device_alloc(device, ACTIVATIONS, N * N * 2, "x");
+    gelu_forward(first, FP16, x, x, N * N);
+    linear_forward(first, FP16, x, N, x, x, NULL, NULL, 0, N, N);
+    assert_int_equal(device_ledger(device)->lines[BUFFERS].bytes, 0);
+    for (int i = 0; i < 2; i++) linear_forward(first, FP16, x, N, x, x, NULL, NULL, N, N, N);
+    assert_int_equal(device_ledger(device)->lines[BUFFERS].bytes, WORKSPACE);
+    sum_of_squares(second, FP16, x, x, N);
+    assert_int_equal(device_ledger(device)->lines[BUFFERS].bytes, 2 * WORKSPACE);
+    stream_close(second);
+    stream_close(first);
+    assert_int_equal(device_ledger(device)->lines[BUFFERS].bytes, 0);
+    device_free(device, x);
+    device_close(device);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_open),
         cmocka_unit_test(test_more_than_there_is),
         cmocka_unit_test(test_copies_to_host_are_zero),
+        cmocka_unit_test(test_gpu_workspaces),
         cmocka_unit_test(check_booking),
         cmocka_unit_test(check_workspace),
         cmocka_unit_test(check_memory_limit),
