@@ -40,9 +40,21 @@ static struct command_result check(const char *stage, const char *name, int seco
     return result;
 }
 
+/* Paragraphs in one line each. */
+static void unwrap(char *text) {
+    char *out = text;
+    for (const char *at = text; *at; at++) {
+        bool wrapped = !strncmp(at, "\n    ", 5);
+        *out++ = wrapped ? ' ' : *at;
+        if (wrapped) at += 4;
+    }
+    *out = '\0';
+}
+
 /* Fails unless the check says all of this, in this order, and ends with `code`. */
 static void check_says(const char *what, struct command_result result, int code, int count,
                        const char *const *parts) {
+    unwrap(result.out);
     const char *at = result.out;
     for (int i = 0; i < count; i++) {
         at = strstr(at, parts[i]);
@@ -104,6 +116,29 @@ static void check_mistakes(const char *stage, const struct mistake *mistakes, in
     }
 }
 
+static int count_of(const char *text, const char *part) {
+    int count = 0;
+    for (; (text = strstr(text, part)); text += strlen(part)) count++;
+    return count;
+}
+
+/* What is left out is marked, and explained; the rest is the stage's. */
+static void check_laid_out(const char *stage, const char *name) {
+    struct command_result marked = command_run(20, "cat " SOURCE_DIR "/%s/*.c", stage);
+    struct command_result left = command_run(20, "cat %s/%s/*.c", folder, name);
+    char *path = xformat("%s/%s/TASK.md", folder, name), *text = read_text(path);
+    int functions = count_of(marked.out, "\n/* Task: ");
+    assert_true(functions >= 5);
+    assert_int_equal(count_of(left.out, "{\n    /* Your turn. */\n"), functions);
+    assert_int_equal(count_of(text, "\n- `") - count_of(text, "· `"), functions);
+    assert_true(count_of(text, "· `common/") >= 2);
+    assert_non_null(strstr(text, "\n## The idea\n"));
+    free(text);
+    free(path);
+    command_free(&left);
+    command_free(&marked);
+}
+
 /* Skeleton and solution. */
 static void check_stage(const char *stage, const char *unwritten) {
     char *name = xformat("%s-skeleton", stage);
@@ -112,6 +147,7 @@ static void check_stage(const char *stage, const char *unwritten) {
     assert_int_equal(again.exit_code, 1);
     assert_non_null(strstr(again.err, "is there already"));
     command_free(&again);
+    check_laid_out(stage, name);
     SAYS(stage, check(stage, name, 10), 1, "it builds", "BROKEN", "Still to be written: ", unwritten);
     struct command_result solution = check(stage, NULL, 60);
     print_message("%s: %.1f s\n", stage, solution.seconds);
@@ -216,6 +252,13 @@ static void unfit_programs(void **state) {
         NULL,
         NULL,
         NULL};
+    static const struct mistake alone = {"",
+                                         "train.c",
+                                         "    r->gathering[u] = all_gather_start(",
+                                         "    if (r->session.rank == 0) r->gathering[u] = all_gather_start(",
+                                         NULL,
+                                         NULL,
+                                         NULL};
     copy_stage("02-zero1", "unfit");
     put_changed("02-zero1", "unfit", &wrong);
     SAYS("does not compile", check("02-zero1", "unfit", 10), 1, "it does not build", folder,
@@ -224,6 +267,33 @@ static void unfit_programs(void **state) {
     put_changed("02-zero1", "unfit", &endless);
     SAYS("does not end", check("02-zero1", "unfit", 3), 1, ONE ": BROKEN", "did not come to its end in 3 s",
          "each loop has to come to its end");
+    copy_stage("02-zero1", "unfit");
+    put_changed("02-zero1", "unfit", &alone);
+    SAYS("ranks differ", check("02-zero1", "unfit", 6), 1, TWO ": BROKEN",
+         "all ranks have to start the same");
+}
+
+/* A marker that marks no function is a mistake of ours, and says where it is. */
+static void misplaced_markers(void **state) {
+    (void)state;
+    static const char *const wrong[] = {
+        "int a;\n\n/* Task: A number. */\nint b = 3;\n",
+        "int a;\n\n/* Task: A promise. */\nint f(int x);\n\nint g(void) {\n}\n",
+        "int a;\n\n/* Task: Above nothing. */\n\nint f(void) {\n}\n"};
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        temporary_write_text(folder, "root/02-zero1/bad.c", wrong[i]);
+        struct command_result result =
+            command_run(20, TASK " lay 02-zero1 --root %s/root --output %s/bad", folder, folder);
+        assert_int_equal(result.exit_code, 1);
+        assert_non_null(strstr(result.err, "02-zero1/bad.c:3: a task's comment must be right above"));
+        command_free(&result);
+    }
+    temporary_write_text(folder, "root/02-zero1/bad.c", "int a; /* Task: in a line */\n");
+    struct command_result result =
+        command_run(20, TASK " lay 02-zero1 --root %s/root --output %s/bad", folder, folder);
+    assert_int_equal(result.exit_code, 1);
+    assert_non_null(strstr(result.err, "02-zero1 has no task"));
+    command_free(&result);
 }
 
 static int set_up(void **state) {
@@ -239,9 +309,9 @@ static int remove_all(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(zero1), cmocka_unit_test(zero2),
-                                       cmocka_unit_test(zero3), cmocka_unit_test(offload),
-                                       cmocka_unit_test(unfit_programs)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(zero1),          cmocka_unit_test(zero2),
+                                       cmocka_unit_test(zero3),          cmocka_unit_test(offload),
+                                       cmocka_unit_test(unfit_programs), cmocka_unit_test(misplaced_markers)};
     if (strcmp(device_backend(), "cpu") != 0) {
         print_message("tasks are checked on the CPU backend\n");
         return 0;

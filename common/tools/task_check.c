@@ -234,28 +234,50 @@ static char *reference(const struct checking *c, const struct trial *trial) {
 
 /* ---- the report ---- */
 
+/* A paragraph: indented, in lines of up to 110 characters. */
+static void print_paragraph(const char *text) {
+    enum { WIDTH = 106 };
+    while (*text) {
+        size_t length = strlen(text), line = length;
+        if (length > WIDTH)
+            for (line = WIDTH; line > 0 && text[line] != ' ';) line--;
+        if (!line) line = strcspn(text, " "); /* one long word */
+        printf("    %.*s\n", (int)line, text);
+        text += line + strspn(text + line, " ");
+    }
+}
+
 /* Names the functions whose bodies are as they were laid out; false where there is none. */
 static bool print_unwritten(const struct checking *c) {
-    bool any = false;
+    char *names = xstrdup("");
     for (size_t f = 0; f < c->task->count; f++) {
         char *path = xformat("%s/%s", c->work, c->task->files[f].name), *text = task_text(path, NULL);
         for (size_t i = 0; text && i < c->task->files[f].count; i++) {
-            if (task_is_written(text, c->task->files[f].functions[i].name)) continue;
-            printf("%s%s", any ? ", " : "    Still to be written: ", c->task->files[f].functions[i].name);
-            any = true;
+            const char *name = c->task->files[f].functions[i].name;
+            if (task_is_written(text, name)) continue;
+            char *more = xformat("%s%s%s", names, names[0] ? ", " : "", name);
+            free(names);
+            names = more;
         }
         free(text);
         free(path);
     }
-    if (any)
-        printf(". As long as these do nothing, that is no surprise: TASK.md says what they have to do.\n");
+    bool any = names[0];
+    char *said = xformat(
+        "Still to be written: %s. As long as these do nothing, that is no surprise: TASK.md says what "
+        "they have to do.",
+        names);
+    if (any) print_paragraph(said);
+    free(said);
+    free(names);
     return any;
 }
 
 static void print_broken(const struct checking *c, const struct trial *trial, const struct broken *broken,
                          const char *output) {
-    printf("BROKEN\n    %s\n", broken->text);
-    if (!print_unwritten(c)) printf("    %s\n", task_hint(c->about, broken, trial));
+    printf("BROKEN\n");
+    print_paragraph(broken->text);
+    if (!print_unwritten(c)) print_paragraph(task_hint(c->about, broken, trial));
     printf("    The run: %s\n", output);
 }
 
