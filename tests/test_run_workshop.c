@@ -119,7 +119,7 @@ static void help_names_everything(void **state) {
     (void)state;
     struct command_result all = workshop("--help");
     check_succeeds(all);
-    static const char *const commands[] = {"run", "bench", "test", "build", "fetch", "diff"};
+    static const char *const commands[] = {"run", "bench", "test", "build", "pretrain", "fetch", "diff"};
     for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) {
         char *usage = xformat("./workshop %s", commands[i]), *arguments = xformat("%s --help", commands[i]);
         assert_true(lines_with(all.out, usage) > 0);

@@ -87,7 +87,7 @@ static void test_defaults(void **state) {
     struct settings s = accepted("");
     struct error error;
     assert_true(settings_check(&s, &error));
-    assert_string_equal(s.model_name_or_path, "random:tiny");
+    assert_string_equal(s.model_name_or_path, "sample");
     assert_string_equal(s.train_file, "sample");
     assert_string_equal(s.output_dir, "");
     assert_int_equal(s.max_seq_length, 512);

@@ -95,10 +95,13 @@ static struct tokenizer *load_tokenizer(const struct session *s) {
 static void find_model(struct session *s) {
     struct error error;
     const char *name = s->settings.model_name_or_path;
-    if (!strcmp(name, "random:tiny")) {
+    if (!strcmp(name, "random:tiny") || !strcmp(name, "sample")) {
         s->tokenizer_directory = kit_file("common/sample");
         read_config(s, s->tokenizer_directory);
-        strcpy(s->config.name, "tiny");
+        if (!strcmp(name, "sample"))
+            s->model_directory = xstrdup(s->tokenizer_directory);
+        else
+            strcpy(s->config.name, "tiny");
     } else if (!strncmp(name, "random:", 7)) {
         if (!bloom_config_published(&s->config, name + 7, &error)) fail("%s", error.text);
     } else {
@@ -122,7 +125,7 @@ static void load_text(struct session *s, const char *source, const char *sample,
     struct error error;
     char *path = strcmp(source, "sample") ? xstrdup(source) : kit_file(sample);
     if (!tokenizer && !examples_are_synthetic(source))
-        fail("%s has no tokenizer for %s: use a model directory, random:tiny, or synthetic text",
+        fail("%s has no tokenizer for %s: use a model directory, sample, random:tiny, or synthetic text",
              s->config.name, path);
     if (!examples_load(examples, path, tokenizer, options, &error)) fail("%s", error.text);
     free(path);

@@ -27,8 +27,8 @@ static const char *const signals[] = {"none", "usr1", "usr2", "term", NULL};
 #define MANY 2147483647.0
 
 const struct setting settings_table[] = {
-    STRING(model_name_or_path, "random:tiny",
-           "directory, name in the Hugging Face cache (bigscience/bloom-560m), or random:SHAPE"),
+    STRING(model_name_or_path, "sample",
+           "directory, name in the Hugging Face cache (bigscience/bloom-560m), random:SHAPE, or sample"),
     STRING(train_file, "sample",
            "SQuAD file, .txt file (a line an example), synthetic:COUNTxLENGTH or COUNTxMEAN-MAX, or sample"),
     STRING(validation_file, "",
