@@ -250,6 +250,15 @@ static void count_attention(struct stream *stream, enum dtype dtype) {
     assert_work(device, 2 * 2 * 12 * 16, s * (4 * 6 * 16) + 4 * 12 + 4 * (3 + 2), 1);
     attention_backward(stream, dtype, dqkv, dout, qkv, out, lse, scratch, &sequences, HEADS, HEAD_DIM);
     assert_work(device, 5 * 2 * 12 * 16, s * (8 * 6 * 16) + 4 * 3 * 12 + 4 * (3 + 2), 1);
+    static const int32_t slots[] = {1, 0}, positions[] = {2, 0};
+    struct key_value_cache cache = {.keys = dqkv, .values = dout, .capacity = 3};
+    struct cached_rows rows = {.count = 2,
+                               .keys = 3 + 1,
+                               .slots = indices(stream, slots, 2),
+                               .positions = indices(stream, positions, 2)};
+    assert_work(device, 0, 2 * MOST, 2);
+    attention_cached(stream, dtype, out, &cache, qkv, &rows, HEADS, HEAD_DIM);
+    assert_work(device, 2 * 2 * 4 * 16, s * (6 * 2 * 16 + 2 * 4 * 16) + 4 * (2 + 2), 1);
 }
 
 static void count_rows(struct stream *stream, enum dtype dtype) {
@@ -280,6 +289,8 @@ static void count_loss(struct stream *stream, enum dtype dtype) {
     assert_work(device, 0, s * 30 + 4 * (6 + 6 + 6), 1);
     cross_entropy(stream, dtype, logits, losses, labels, weights, M, VOCABULARY, LD, true, loss_scale, 1);
     assert_work(device, 0, s * (30 + 42) + 4 * (6 + 6 + 6 + 1), 1);
+    largest_column(stream, dtype, labels, logits, M, VOCABULARY, LD);
+    assert_work(device, 0, s * 30 + 4 * 6, 1);
     sum_values(stream, total, losses, M);
     assert_work(device, 0, 4 * 6 + 16, 1);
     sum_of_squares(stream, dtype, total, logits, 42);
