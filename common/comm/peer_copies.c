@@ -17,10 +17,12 @@ struct numbers {
 
 struct peers {
     struct comm *comm;
-    cudaStream_t receives;    /* of all collectives */
-    cudaStream_t sends;       /* of these only */
-    cudaEvent_t sent;         /* what `sends` has queued so far; … */
-    cudaEvent_t before;       /* … and what `receives` has */
+    cudaStream_t receives; /* of all collectives */
+    cudaStream_t sends;    /* of these only */
+    cudaEvent_t sent;      /* what `sends` has queued so far; … */
+    cudaEvent_t before;    /* … and what `receives` has */
+    cudaEvent_t summed;    /* the last export, if it was a sum, is there */
+    bool sum_exported;
     char *places;             /* this rank's block, … */
     char *blocks[PEERS_MOST]; /* … and each rank's, as this process reaches it */
     size_t piece;             /* bytes of a place */
@@ -143,6 +145,7 @@ struct peers *peers_open(struct comm *comm, cudaStream_t stream) {
                "opening the peers' stream");
     CUDA_CHECK(cudaEventCreateWithFlags(&peers->sent, cudaEventDisableTiming), "opening the peers' stream");
     CUDA_CHECK(cudaEventCreateWithFlags(&peers->before, cudaEventDisableTiming), "opening the peers' stream");
+    CUDA_CHECK(cudaEventCreateWithFlags(&peers->summed, cudaEventDisableTiming), "opening the peers' stream");
     if (map_places(peers, 0)) return peers;
     peers_close(peers);
     return NULL;
@@ -155,6 +158,7 @@ void peers_close(struct peers *peers) {
     drop_places(peers);
     CUDA_CHECK(cudaEventDestroy(peers->sent), "closing the peers' stream");
     CUDA_CHECK(cudaEventDestroy(peers->before), "closing the peers' stream");
+    CUDA_CHECK(cudaEventDestroy(peers->summed), "closing the peers' stream");
     CUDA_CHECK(cudaStreamDestroy(peers->sends), "closing the peers' stream");
     free(peers);
 }
@@ -262,6 +266,9 @@ static void all_gather(struct peers *peers, const struct operation *operation) {
     size_t bytes = operation->count * dtype_size(operation->dtype), offset;
     bool shared = find_shared(peers, operation, &offset);
     char *own = operation->out + (size_t)comm->rank * bytes;
+    if (peers->sum_exported) /* numbers grow: this export comes after that one, on whatever stream */
+        CUDA_CHECK(cudaStreamWaitEvent(peers->sends, peers->summed, 0), "ordering exports");
+    peers->sum_exported = false;
     if (!shared) copy(peers->sends, begin_export(peers, peers->sends), operation->in, bytes);
     end_export(peers, peers->sends);
     if (operation->in != own) copy(peers->sends, own, operation->in, bytes);
@@ -288,6 +295,8 @@ static void all_reduce(struct peers *peers, const struct operation *operation) {
     char *exported = begin_export(peers, peers->receives);
     add_pieces(peers, operation->dtype, own, exported, NULL, own, slice_count(count, comm->size, comm->rank));
     end_export(peers, peers->receives);
+    CUDA_CHECK(cudaEventRecord(peers->summed, peers->receives), "ordering exports");
+    peers->sum_exported = true;
     for (int k = 1; k < comm->size; k++) {
         int peer = other(comm, k);
         pull(peers, peer, buffer + slice_offset(count, comm->size, peer) * element,
