@@ -45,7 +45,8 @@ int sheet_check(const struct sheet *sheet);
 struct part_value {
     double value, predicted; /* in the number's unit; predicted NAN where no formula says it */
     const struct sheet_run *run;
-    const struct wanted_run *missing; /* what no run is; NULL: the value is there */
+    const struct wanted_run *missing[2]; /* [missing_count]: what no run is; none: the value is there */
+    int missing_count;
 };
 struct part_value part_value(const struct sheet *sheet, const struct cell_part *part);
 /* Likewise of another number of the same cell's run. */
@@ -71,8 +72,8 @@ struct missing_list {
     struct missing *items; /* [count] */
     size_t count;
 };
-void missing_add(struct missing_list *list, const struct sheet *sheet, const struct wanted_run *wanted,
-                 int question);
+void missing_add_all(struct missing_list *list, const struct sheet *sheet, const struct part_value *value,
+                     int question);
 void missing_print(const struct missing_list *list);
 void missing_free(struct missing_list *list);
 

@@ -105,8 +105,8 @@ static enum outcome check_part(struct checking *c, const struct place *place, co
     const struct run_number *number = kind_of(part);
     struct part_value value = part_value(c->sheet, part);
     bool prediction = place->cell->kind == CELL_PREDICTED;
-    if (value.missing) {
-        missing_add(&c->missing, c->sheet, value.missing, place->table->question);
+    if (value.missing_count) {
+        missing_add_all(&c->missing, c->sheet, &value, place->table->question);
         return WITHOUT_RUN;
     }
     if (!written_number_convert(written, unit_of(number))) {
@@ -116,6 +116,7 @@ static enum outcome check_part(struct checking *c, const struct place *place, co
         return prediction ? PREDICTED_OTHERWISE : WRONG;
     }
     double tolerance = prediction ? prediction_tolerance(number) : run_number_tolerance(number);
+    if (number == &ratio_number) tolerance = fmax(tolerance, run_number_tolerance(part->number));
     struct part_value reference = value;
     if (prediction && isfinite(value.predicted)) reference.value = value.predicted;
     bool good = agrees(part, written, &reference, tolerance) ||
@@ -161,8 +162,8 @@ static bool nothing_goes_there(const struct place *place) {
 static void check_row(struct checking *c, const struct cells_table *table, size_t r,
                       const struct markdown_table *found, size_t row) {
     char *names[OUTCOMES];
-    static const char *const words[OUTCOMES] = {"agrees", "WRONG",      "open",      "no run",
-                                                "words",  "good guess", "prediction"};
+    static const char *const words[OUTCOMES] = {"agrees",    "WRONG",      "open",      "no run",
+                                                "no number", "good guess", "prediction"};
     for (int o = 0; o < OUTCOMES; o++) names[o] = xstrdup("");
     c->lines = xstrdup("");
     for (size_t col = 0; col < table->column_count; col++) {

@@ -72,8 +72,8 @@ static char *cell_contents(struct filling *f, const struct cell *cell, int quest
     for (size_t p = 0; p < cell->count; p++) {
         const struct cell_part *part = &cell->parts[p];
         struct part_value value = part_value(f->sheet, part);
-        if (value.missing) {
-            missing_add(&f->missing, f->sheet, value.missing, question);
+        if (value.missing_count) {
+            missing_add_all(&f->missing, f->sheet, &value, question);
             free(text);
             return NULL;
         }

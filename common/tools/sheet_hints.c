@@ -124,7 +124,7 @@ static char *other_cell(const struct odd_entry *odd) {
 /* ---- where to look ---- */
 
 char *where_text(const struct run_number *number) {
-    if (number->get) return xformat("%s", number->what);
+    if (number->get) return xstrdup(number->kind == NUMBER_LOSS ? "events step and eval" : number->what);
     switch (number->kind) {
     case NUMBER_MEMORY:
         return xformat("event memory, %s.peak_bytes ÷ 1,048,576", number->path);

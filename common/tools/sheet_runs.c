@@ -51,11 +51,10 @@ struct part_value part_value(const struct sheet *sheet, const struct cell_part *
     struct part_value result = {.value = NAN, .predicted = NAN};
     const struct sheet_run *run = find_run(sheet, &part->run, part), *other = NULL;
     bool alone = part->combination == ALONE;
-    if (run && !alone) other = find_run(sheet, &part->other, part);
-    if (!run || (!alone && !other)) {
-        result.missing = run ? &part->other : &part->run;
-        return result;
-    }
+    if (!alone) other = find_run(sheet, &part->other, part);
+    if (!run) result.missing[result.missing_count++] = &part->run;
+    if (!alone && !other) result.missing[result.missing_count++] = &part->other;
+    if (result.missing_count) return result;
     result.run = run;
     result.value = part->times * run_number_value(part->number, &run->metrics, part->argument);
     result.predicted = part->times * run_number_predicted(part->number, &run->metrics);
@@ -139,8 +138,8 @@ static struct missing *find_missing(struct missing_list *list, const char *comma
     return &list->items[list->count++];
 }
 
-void missing_add(struct missing_list *list, const struct sheet *sheet, const struct wanted_run *wanted,
-                 int question) {
+static void missing_add(struct missing_list *list, const struct sheet *sheet, const struct wanted_run *wanted,
+                        int question) {
     char *command = run_command(sheet, wanted);
     struct missing *item = find_missing(list, command);
     item->cells++;
@@ -153,6 +152,11 @@ void missing_add(struct missing_list *list, const struct sheet *sheet, const str
         item->last_question = question;
     }
     free(command);
+}
+
+void missing_add_all(struct missing_list *list, const struct sheet *sheet, const struct part_value *value,
+                     int question) {
+    for (int i = 0; i < value->missing_count; i++) missing_add(list, sheet, value->missing[i], question);
 }
 
 void missing_print(const struct missing_list *list) {
