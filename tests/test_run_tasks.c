@@ -108,7 +108,7 @@ static void check_mistakes(const char *stage, const struct mistake *mistakes, in
         const struct mistake *m = &mistakes[i];
         put_changed(stage, stage, m);
         char *broken = xformat("%s: BROKEN", m->trial);
-        struct command_result result = check(stage, stage, 10);
+        struct command_result result = check(stage, stage, 60);
         print_message("%s, %s: %.1f s\n", stage, m->name, result.seconds);
         SAYS(m->name, result, 1, broken, m->found, m->hint);
         free(broken);
@@ -148,7 +148,7 @@ static void check_stage(const char *stage, const char *unwritten) {
     assert_non_null(strstr(again.err, "is there already"));
     command_free(&again);
     check_laid_out(stage, name);
-    SAYS(stage, check(stage, name, 10), 1, "it builds", "BROKEN", "Still to be written: ", unwritten);
+    SAYS(stage, check(stage, name, 60), 1, "it builds", "BROKEN", "Still to be written: ", unwritten);
     struct command_result solution = check(stage, NULL, 60);
     print_message("%s: %.1f s\n", stage, solution.seconds);
     SAYS(stage, solution, 0, "it builds", "one rank", "as promised", "All promises are kept");
@@ -261,7 +261,7 @@ static void unfit_programs(void **state) {
                                          NULL};
     copy_stage("02-zero1", "unfit");
     put_changed("02-zero1", "unfit", &wrong);
-    SAYS("does not compile", check("02-zero1", "unfit", 10), 1, "it does not build", folder,
+    SAYS("does not compile", check("02-zero1", "unfit", 60), 1, "it does not build", folder,
          "unfit/optimizer_shard.c:", "error:", "shard->w");
     copy_stage("02-zero1", "unfit");
     put_changed("02-zero1", "unfit", &endless);
@@ -269,7 +269,7 @@ static void unfit_programs(void **state) {
          "each loop has to come to its end");
     copy_stage("02-zero1", "unfit");
     put_changed("02-zero1", "unfit", &alone);
-    SAYS("ranks differ", check("02-zero1", "unfit", 6), 1, TWO ": BROKEN",
+    SAYS("ranks differ", check("02-zero1", "unfit", 14), 1, TWO ": BROKEN",
          "all ranks have to start the same");
 }
 

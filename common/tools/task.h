@@ -153,7 +153,7 @@ bool task_judge(const struct trial *trial, const struct variant *variant, const 
 
 /* ---- task_model.c ---- */
 
-/* The model's shape: nine units that 3 and 4 ranks cannot share without padding. */
+/* The model's shape: eleven units that 3 and 4 ranks cannot share without padding. */
 struct bloom_config task_model_shape(void);
 /* Writes it, with random weights that are always the same, into `folder`, if it is not there. */
 bool task_model_write(const char *folder, struct error *error);

@@ -245,8 +245,9 @@ const struct stage_task *stage_task(const char *stage) {
 
 static void write_memory(FILE *out, const struct variant *variant) {
     fprintf(out, "parameters %s%s, gradients %s, the optimizer's state %s%s",
-            variant->zero < 3 ? "whole" : "Ψ/N", variant->host_parameters ? " in host memory" : "",
-            variant->zero < 2 ? "whole" : "Ψ/N", "Ψ/N", variant->host_optimizer ? " in host memory" : "");
+            variant->zero < 3 ? "whole" : "a slice", variant->host_parameters ? " in host memory" : "",
+            variant->zero < 2 ? "whole" : "a slice", "a slice",
+            variant->host_optimizer ? " in host memory" : "");
 }
 
 static void write_bytes(FILE *out, int zero) {
@@ -258,13 +259,14 @@ static void write_bytes(FILE *out, int zero) {
 
 void task_write_promises(FILE *out, const struct stage_task *task) {
     fprintf(out,
-            "A model of nine units is trained for %d updates, by stage 01 and by your program: with "
+            "A model of eleven units is trained for %d updates, by stage 01 and by your program: with "
             "clipping, weight "
             "decay, and evaluations before and after.\n\n",
             TASK_UPDATES);
     for (int t = 0; t < TASK_TRIALS; t++) {
         fprintf(out, "- %s", trials[t].title);
-        if (!trials[t].resumes) {
+        bool same = t > 1 && task->variants[t].zero == task->variants[t - 1].zero;
+        if (!same) {
             fprintf(out, ": ");
             write_memory(out, &task->variants[t]);
             if (trials[t].ranks > 1) write_bytes(out, task->variants[t].zero);
