@@ -11,9 +11,9 @@
  *   "The Bracken Hills."   "Bracken Hills"   "bracken hills"                    1     1
  *   "in the hills"         "Bracken Hills"   "in hills" to "bracken hills"      0     1/2
  *
- * Lower case, white space and the borders of words are Unicode's, one character to one: the few letters whose
- * lower case is two characters (U+0130) stay as the C library has them. Bytes that are no UTF-8 count as
- * U+FFFD.
+ * Lower case, white space and the borders of words are Unicode's, one character to one. So two letters differ
+ * from the evaluation script's: a capital sigma becomes σ also where it ends a word, and the one letter with
+ * a lower case of two characters (U+0130) has one. Bytes that are no UTF-8 count as U+FFFD.
  */
 #ifndef COMMON_TEXT_SCORE_H
 #define COMMON_TEXT_SCORE_H

@@ -120,6 +120,7 @@ static char *read_line(const char *prompt) {
     if (isatty(STDIN_FILENO)) fprintf(stderr, "%s", prompt);
     ssize_t bytes = getline(&line, &room, stdin);
     if (bytes < 0) {
+        if (isatty(STDIN_FILENO)) fputc('\n', stderr);
         free(line);
         return NULL;
     }
