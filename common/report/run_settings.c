@@ -130,7 +130,8 @@ int settings_differ(const json_t *settings, const json_t *wanted, char **text) {
     json_t *want;
     int count = 0;
     bool by_steps = json_integer_value(json_object_get(wanted, "max_steps")) >= 0;
-    if (text) *text = xstrdup("");
+    if (text) *text = xstrdup(json_is_object(settings) ? "" : "it does not say its settings");
+    if (!json_is_object(settings)) return 1;
     json_object_foreach((json_t *)(size_t)wanted, name, want) {
         const json_t *value = json_object_get(settings, name);
         /* A run of an older version lacks a newer setting. */
