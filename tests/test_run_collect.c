@@ -88,8 +88,8 @@ static void one_table_of_all(void **state) {
         "\nd\xef\xbf\xbd [1m one 1 ",
         "\nben cut 1 01-baseline 1 tiny 2 x 4 fp32 - - - - - - - unfinished: 1 of 3\n",
         "\nben dry 3 02-zero1 8 on 4 nodes tiny 2 x 4 fp32 optimizer - 2.9 - 2.00 - - dry run\n",
-        "\n 1 01-baseline 1 tiny 2 x 4 fp32 - 5 of 6 100.50 (12.50 to 102.50) 1.0 (1.0 to 2.0) 210 2.00 "
-        "7.2500 - -\n",
+        ("\n 1 01-baseline 1 tiny 2 x 4 fp32 - 5 of 6 100.50 (12.50 to 102.50) 1.0 (1.0 to 2.0) 210 2.00 "
+         "7.2500 - -\n"),
         "\n 2 01-baseline 1 tiny 2 x 4 fp32 - 1 90.00 1.0 210 2.00 9.2500 - --learning_rate 0.5\n",
         "\n 3 02-zero1 8 on 4 nodes tiny 2 x 4 fp32 optimizer 0 of 1 - - - - - - -\n",
         "\nben cut: unfinished: 1 of 3\n",
