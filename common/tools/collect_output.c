@@ -237,7 +237,7 @@ static void page_line(FILE *out, const char *text) {
 void write_page(FILE *out, const struct collection *c) {
     struct table runs = table_runs(c), groups = table_groups(c);
     char *title = xformat("%zu run%s collected", c->count, c->count == 1 ? "" : "s");
-    page_begin(out, title, "");
+    page_begin(out, title, "td:last-child{white-space:normal}\n"); /* long ones may break */
     page_section(
         out, "Runs that did the same",
         "Medians of those that finished, and from the smallest to the largest. A group is a stage, a "
