@@ -10,6 +10,7 @@
 
 #include "common/base/file.h"
 #include "common/base/json.h"
+#include "common/device/device.h"
 #include "tests/support/check.h"
 #include "tests/support/command.h"
 #include "tests/support/temporary.h"
@@ -137,6 +138,28 @@ static void same_training(void **state) {
     training_free(&without);
 }
 
+/* The dry backend books what generation takes, to the byte. */
+static void same_memory(void **state) {
+    (void)state;
+    if (strcmp(device_backend(), "cpu") != 0 || !training_has_dry()) skip();
+    char *settings =
+        xformat("--model_name_or_path random:tiny --fp16 false --train_file %s/few.json "
+                "--validation_file %s/few.json --max_steps 1 --eval_strategy steps --eval_steps 1 "
+                "--save_strategy no " ANSWERS,
+                folder, folder);
+    struct training real = training_run("04-zero3", 2, "%s", settings),
+                    dry = training_run_dry("04-zero3", 0, 2, settings);
+    static const char *const numbers[] = {"device.buffers.peak_bytes", "device.total.peak_bytes"};
+    for (int i = 0; i < 2; i++) {
+        double x = training_number(training_event(&real, "memory", -1), numbers[i]);
+        double y = training_number(training_event(&dry, "memory", -1), numbers[i]);
+        if (x != y) fail_msg("%s: %.0f booked, %.0f by the dry backend", numbers[i], x, y);
+    }
+    training_free(&real);
+    training_free(&dry);
+    free(settings);
+}
+
 static void no_questions(void **state) {
     (void)state;
     struct command_result r =
@@ -261,9 +284,9 @@ static void refuses(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(learns),       cmocka_unit_test(other_runs),  cmocka_unit_test(same_training),
-        cmocka_unit_test(no_questions), cmocka_unit_test(asks_sample), cmocka_unit_test(asks_questions),
-        cmocka_unit_test(ends),         cmocka_unit_test(refuses),
+        cmocka_unit_test(learns),         cmocka_unit_test(other_runs),   cmocka_unit_test(same_training),
+        cmocka_unit_test(same_memory),    cmocka_unit_test(no_questions), cmocka_unit_test(asks_sample),
+        cmocka_unit_test(asks_questions), cmocka_unit_test(ends),         cmocka_unit_test(refuses),
     };
     return cmocka_run_group_tests(tests, prepare, clean_up);
 }
