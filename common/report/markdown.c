@@ -106,30 +106,32 @@ static void read_line(struct reader *r, size_t start, size_t end) {
     r->in_table = bar && (r->in_table || (m->count && m->tables[m->count - 1].line == r->line - 1));
 }
 
-bool markdown_read(struct markdown *markdown, const char *path, struct error *error) {
+bool markdown_parse(struct markdown *markdown, const char *data, size_t size, const char *name,
+                    struct error *error) {
     *markdown = (struct markdown){0};
-    struct file_map map;
-    if (!file_map(&map, path, error)) return false;
-    bool fine = map.size <= MARKDOWN_MOST_BYTES && !memchr(map.data, '\0', map.size);
-    if (fine) {
-        markdown->text = xmalloc(map.size + 1);
-        memcpy(markdown->text, map.data, map.size);
-        markdown->text[map.size] = '\0';
-        markdown->size = map.size;
-    } else {
-        error_set(error, "%s: this is no exercise sheet: it is larger than 4 MiB, or no text", path);
-    }
-    file_unmap(&map);
-    if (!fine) return false;
+    if (size > MARKDOWN_MOST_BYTES || memchr(data, '\0', size))
+        return error_set(error, "%s: this is no exercise sheet: it is larger than 4 MiB, or no text", name);
+    markdown->text = xmalloc(size + 1);
+    memcpy(markdown->text, data, size);
+    markdown->text[size] = '\0';
+    markdown->size = size;
     struct reader reader = {.markdown = markdown, .line = 1};
-    for (size_t start = 0; start < markdown->size; reader.line++) {
-        const char *newline = memchr(markdown->text + start, '\n', markdown->size - start);
-        size_t end = newline ? (size_t)(newline - markdown->text) : markdown->size;
+    for (size_t start = 0; start < size; reader.line++) {
+        const char *newline = memchr(markdown->text + start, '\n', size - start);
+        size_t end = newline ? (size_t)(newline - markdown->text) : size;
         read_line(&reader, start, end);
         reader.previous = start;
         start = end + 1;
     }
     return true;
+}
+
+bool markdown_read(struct markdown *markdown, const char *path, struct error *error) {
+    struct file_map map;
+    if (!file_map(&map, path, error)) return false;
+    bool read = markdown_parse(markdown, map.data, map.size, path, error);
+    file_unmap(&map);
+    return read;
 }
 
 void markdown_free(struct markdown *markdown) {

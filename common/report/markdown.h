@@ -34,6 +34,9 @@ struct markdown {
 /* Reads a file: any bytes but NUL, 4 MiB at most. Rows of more than 32 cells keep the first 32. False with
  * `error` set and nothing to free where it cannot be read. */
 bool markdown_read(struct markdown *markdown, const char *path, struct error *error);
+/* The same of bytes, `name` standing for the path in errors. */
+bool markdown_parse(struct markdown *markdown, const char *data, size_t size, const char *name,
+                    struct error *error);
 void markdown_free(struct markdown *markdown);
 
 /* A cell's text without white space around it; "" where it is not there. The caller frees it. */
