@@ -93,7 +93,7 @@ static void fills_what_runs_know(void **state) {
     CHECK_SAYS("fill 01-baseline --run runs/one --output out/01.md", 0,
                "written to out/01.md: 6 cells filled in from 1 run\n",
                "./workshop run 01-baseline --model_name_or_path random:tiny\n",
-               "--per_device_train_batch_size 16 --gradient_accumulation_steps 1\n");
+               "--per_device_train_batch_size 16 --gradient_accumulation_steps 1 --max_steps 8 ");
     line = line_of("out/01.md", "| A |");
     if (strncmp(line, "| A | (none) | ", 15) != 0 || strcmp(line + 15 + 14, " | 117.35 | 32 |") != 0)
         fail_msg("%s", line);

@@ -143,16 +143,23 @@ int settings_differ(const json_t *settings, const json_t *wanted, char **text) {
     return count;
 }
 
+static void append_setting(char **text, const char *name, const json_t *value) {
+    char *word = is_any(value) ? xstrdup("…") : value_text(value),
+         *part = json_is_true(value) ? xformat(" --%s", name) : xformat(" --%s %s", name, word);
+    append(text, part);
+    free(word);
+    free(part);
+}
+
 char *settings_command(const json_t *changes) {
     const char *name;
     json_t *value;
     char *text = xstrdup("");
+    for (const struct setting *s = settings_table; s->name; s++)
+        if ((value = json_object_get(changes, s->name))) append_setting(&text, s->name, value);
+    /* What this version does not know. */
     json_object_foreach((json_t *)(size_t)changes, name, value) {
-        char *word = is_any(value) ? xstrdup("…") : value_text(value),
-             *part = json_is_true(value) ? xformat(" --%s", name) : xformat(" --%s %s", name, word);
-        append(&text, part);
-        free(word);
-        free(part);
+        if (!settings_find(name)) append_setting(&text, name, value);
     }
     return text;
 }

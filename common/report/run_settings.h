@@ -24,7 +24,8 @@ json_t *stage_settings(const char *stage, const json_t *changes, struct error *e
  * set. `text`, unless NULL, gets the first few: "max_steps -1, not 8"; the caller frees it. */
 int settings_differ(const json_t *settings, const json_t *wanted, char **text);
 
-/* Settings as on a command line: " --max_steps 8 --bf16"; the caller frees it. "*" is shown as "…". */
+/* Settings as on a command line, in the order of settings.md: " --max_steps 8 --bf16"; the caller frees it.
+ * "*" is shown as "…". */
 char *settings_command(const json_t *changes);
 
 #endif

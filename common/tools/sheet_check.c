@@ -13,7 +13,8 @@ struct checking {
     const struct sheet *sheet;
     struct missing_list missing;
     size_t counts[OUTCOMES];
-    char *lines; /* of the row: what there is to say of its cells */
+    char *lines; /* of the row: what there is to say of its cells that do not agree */
+    char *notes; /* of the row: of those that do */
 };
 
 /* What a cell came to, for the row's line. */
@@ -100,6 +101,17 @@ static void explain(struct checking *c, const struct place *place, const struct 
     free(shown);
 }
 
+/* A run that has another number than its own formula is worth a thought. */
+static void note_formula(struct checking *c, const struct place *place, const struct cell_part *part,
+                         const struct part_value *value) {
+    double off = fabs(value->value - value->predicted);
+    if (!(off > run_number_tolerance(part->number) * fabs(value->value)) || off < 0.005) return;
+    char *formula = with_unit(part->number, value->predicted);
+    append(&c->notes, xformat("           %s: the run's formula says %s: what is the difference?\n",
+                              place->table->columns[place->column], formula));
+    free(formula);
+}
+
 static enum outcome check_part(struct checking *c, const struct place *place, const struct cell_part *part,
                                struct written_number *written) {
     const struct run_number *number = kind_of(part);
@@ -122,6 +134,7 @@ static enum outcome check_part(struct checking *c, const struct place *place, co
     bool good = agrees(part, written, &reference, tolerance) ||
                 (prediction && agrees(part, written, &value, tolerance));
     if (!good) explain(c, place, part, written, &value);
+    if (good && !prediction) note_formula(c, place, part, &value);
     return prediction ? (good ? PREDICTED_WELL : PREDICTED_OTHERWISE) : good ? AGREES : WRONG;
 }
 
@@ -166,6 +179,7 @@ static void check_row(struct checking *c, const struct cells_table *table, size_
                                                 "no number", "good guess", "prediction"};
     for (int o = 0; o < OUTCOMES; o++) names[o] = xstrdup("");
     c->lines = xstrdup("");
+    c->notes = xstrdup("");
     for (size_t col = 0; col < table->column_count; col++) {
         const struct cell *cell = &table->cells[r * table->column_count + col];
         char *text = markdown_text(&c->sheet->markdown, found, row, col + 1);
@@ -182,11 +196,13 @@ static void check_row(struct checking *c, const struct cells_table *table, size_
     }
     for (int o = 0; o < OUTCOMES; o++) {
         if (names[o][0] && o != OPEN) printf("  %-12s%s: %s\n", words[o], table->rows[r], names[o]);
+        if (o == AGREES) printf("%s", c->notes);
         if (o == WRONG || (o == PREDICTED_OTHERWISE && !names[WRONG][0])) printf("%s", c->lines);
     }
     if (names[OPEN][0]) printf("  %-12s%s: %s\n", words[OPEN], table->rows[r], names[OPEN]);
     for (int o = 0; o < OUTCOMES; o++) free(names[o]);
     free(c->lines);
+    free(c->notes);
 }
 
 /* Is anything filled in that could be checked? */
