@@ -130,7 +130,8 @@ static void test_a_run_is_made_once(void **state) {
     temporary_write_text(
         folder, "make.json",
         "{\"title\":\"M\",\"runs\":{\"two\":{\"backend\":\"cpu\",\"stage\":\"02-zero1\",\"ranks\":2,"
-        "\"settings\":\"--max_steps 2 --eval_strategy no --save_strategy no --save_model false "
+        "\"settings\":\"--model_name_or_path random:tiny --max_steps 2 --eval_strategy no --save_strategy no "
+        "--save_model false "
         "--share_device\"},\"wrong\":{\"backend\":\"cpu\",\"stage\":\"02-zero1\",\"ranks\":1,"
         "\"settings\":\"--max_steps two\"}},\"tables\":[{\"title\":\"T\",\"columns\":[[\"2\",\"two\"]],"
         "\"quantities\":[\"updates\",\"loss_1\"]}]}");

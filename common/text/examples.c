@@ -156,16 +156,15 @@ static bool check_lengths(const struct examples *examples, const char *source, s
     return true;
 }
 
-static bool check_ids(const struct examples *examples, const char *source, int vocabulary,
+static bool check_ids(const struct examples *examples, const char *source, const char *kind, int vocabulary,
                       struct error *error) {
     for (int i = 0; i < examples->count; i++)
         for (size_t t = examples->starts[i]; t < examples->starts[i + 1]; t++)
             if (examples->tokens[t] < 0 || examples->tokens[t] >= vocabulary)
-                return error_set(
-                    error,
-                    "%s: text %d has token id %d, but the model's vocabulary has only %d; use the "
-                    "tokenizer.json that belongs to the model",
-                    source, i + 1, (int)examples->tokens[t], vocabulary);
+                return error_set(error,
+                                 "%s: %s %d has token id %d, but the model's vocabulary has only %d; use the "
+                                 "tokenizer.json that belongs to the model",
+                                 source, kind, i + 1, (int)examples->tokens[t], vocabulary);
     return true;
 }
 
@@ -182,8 +181,8 @@ static bool read_file(struct examples *examples, const char *source, const struc
                                            texts.plain ? "text" : "questions");
     if (ok) {
         tokenize(examples, &texts, tokenizer, options);
-        ok =
-            check_lengths(examples, source, error) && check_ids(examples, source, options->vocabulary, error);
+        ok = check_lengths(examples, source, error) &&
+             check_ids(examples, source, texts.plain ? "text" : "question", options->vocabulary, error);
         if (!ok) examples_free(examples);
     }
     texts_free(&texts);
