@@ -102,8 +102,10 @@ static char *changed_settings(const struct collected *run) {
     const char *name;
     json_t *value, *settings = json_object_get(run->metrics.run, "settings"), *changes = json_object(),
                    *own = stage_settings(run_metrics_text(run->metrics.run, "stage"), changes, &error);
+    bool by_steps = run_metrics_number(settings, "max_steps") >= 0; /* then epochs mean nothing */
     json_object_foreach(settings, name, value) {
         bool is_shown = !setting_matters(name) || !own || json_equal(value, json_object_get(own, name));
+        is_shown |= by_steps && !strcmp(name, "num_train_epochs");
         for (size_t i = 0; i < sizeof shown / sizeof *shown; i++) is_shown |= !strcmp(name, shown[i]);
         if (!is_shown) json_object_set(changes, name, value);
     }
