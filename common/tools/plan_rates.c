@@ -60,7 +60,8 @@ static const struct {
 } measured[RATES] = {
     [RATE_PRODUCTS] = {790, "measured: H200, updates of five BLOOMs", 0.30, "measured: two cores"},
     [RATE_MEMORY] = {3060, "measured: H200, updates of five BLOOMs", 20, "assumed"},
-    [RATE_INSIDE] = {214, "measured: two H200 with NVLink, copies of 25 MB", 7.9, "measured: ranks on two cores"},
+    [RATE_INSIDE] = {214, "measured: two H200 with NVLink, copies of 25 MB", 7.9,
+                     "measured: ranks on two cores"},
     [RATE_ACROSS] = {50, "assumed: one card of 400 Gbit/s a node", 0.125, "assumed: 1 Gbit/s"},
     [RATE_LINK] = {55, "measured: H200", 10, "assumed"},
     [RATE_PAGEABLE] = {11.5, "measured: H200, 9 up and 16 down", 10, "assumed"},
