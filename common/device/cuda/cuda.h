@@ -21,8 +21,8 @@
 
 #include "common/base/error.h"
 #include "common/device/device.h"
-#include "common/device/workspace.h"
 #include "common/device/work.h"
+#include "common/device/workspace.h"
 
 /* Ends the job with the runtime's words, what was being done, and what to do. Use the macro. */
 #define CUDA_CHECK(call, what) cuda_check((call), (what))
