@@ -57,6 +57,31 @@ elif ((ranks > 1)); then
     [[ -z ${SLURM_CPUS_PER_TASK:-} ]] || command+=(--cpus-per-task="$SLURM_CPUS_PER_TASK")
 fi
 
+# Is a rank of this job on this node? The program's own file tells, not a name that others may have.
+rank_is_here() {
+    local file
+    for file in /proc/[0-9]*/exe; do
+        [[ $file -ef $program ]] || continue
+        ! grep -zqsx "SLURM_JOB_ID=$SLURM_JOB_ID" "${file%exe}environ" || return 0
+    done
+    return 1
+}
+
+# The program ends itself when a node is lost, and mpirun may then wait for that node: it is ended, too.
+end_launcher_without_ranks() {
+    local seen="" missed=0
+    trap '' USR1
+    while sleep 3; do
+        if rank_is_here; then
+            seen=yes missed=0
+        elif [[ -n $seen ]] && ((++missed == 3)); then
+            say "error: the program has ended here, but ${command[0]} goes on: it waits for a node that is gone, and is ended"
+            kill -KILL "$process" 2>/dev/null || true # a mild signal it would not hear while it waits
+            return
+        fi
+    done
+}
+
 echo "== $SLURM_JOB_NAME, job $SLURM_JOB_ID, start $((${SLURM_RESTART_COUNT:-0} + 1)), $(date '+%F %T'), on $SLURM_JOB_NODELIST"
 echo "== ${command[*]:+${command[*]} }$program ${job_settings[*]}"
 [[ -n $model ]] || echo "== no model in site.conf: the tiny one, on the sample text"
@@ -64,16 +89,27 @@ echo "== ${command[*]:+${command[*]} }$program ${job_settings[*]}"
 "${command[@]}" "$program" "${job_settings[@]}" &
 process=$!
 [[ -z $warned ]] || kill -USR1 "$process"
+watcher=""
+if ((nodes > 1)); then
+    end_launcher_without_ranks &
+    watcher=$!
+fi
 status=0
 while :; do # a signal that has a trap ends wait, not the program
     interrupted="" status=0
     wait "$process" || status=$?
     [[ -n $interrupted ]] || break
 done
+[[ -z $watcher ]] || kill "$watcher" 2>/dev/null || true
 
 echo "== the program ended with exit code $status after $SECONDS s"
 "$here/memory_summary" "$run" || true
 
+# srun says 0, too, where it could not start the program on a node: the summary tells.
+if ((status == 0)) && ! grep -qs '"event":"summary"' "$run/metrics.jsonl"; then
+    say "error: the program has not come to its end: see above"
+    status=1
+fi
 # 75 is the program's "saved, go on later". srun may already be ending the last ranks when they leave, and then says so
 # instead: a checkpoint since the warning says the same.
 if [[ -n $warned ]] && ((status > 128)) &&

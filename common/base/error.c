@@ -48,8 +48,14 @@ static void say(const char *kind, const char *format, va_list arguments) {
     }
 }
 
-void fail(const char *format, ...) {
+static _Noreturn void end(const char *format, va_list arguments) {
     fflush(stdout);
+    say("error", format, arguments);
+    if (end_job) end_job(1);
+    exit(1);
+}
+
+void fail(const char *format, ...) {
     if (world_rank > 0) {
         /* The lowest rank speaks and ends the others before they do: a busy machine needs a second for that.
          */
@@ -59,10 +65,13 @@ void fail(const char *format, ...) {
     }
     va_list arguments;
     va_start(arguments, format);
-    say("error", format, arguments);
-    va_end(arguments);
-    if (end_job) end_job(1);
-    exit(1);
+    end(format, arguments);
+}
+
+void fail_at_once(const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    end(format, arguments);
 }
 
 void warn(const char *format, ...) {

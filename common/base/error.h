@@ -25,6 +25,9 @@ bool error_set(struct error *error, const char *format, ...) __attribute__((form
  * above 0 first wait a moment: where every rank meets the same error, only rank 0 gets to say it. */
 _Noreturn void fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
+/* The same on any rank without the wait, for what only this rank knows. */
+_Noreturn void fail_at_once(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
 /* Prints "warning: TEXT" on standard error, on rank 0 only. */
 void warn(const char *format, ...) __attribute__((format(printf, 1, 2)));
 

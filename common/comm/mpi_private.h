@@ -2,6 +2,7 @@
  * Inside the backends that have MPI: messages, waiting, sums.
  *
  *   mpi_world.c         starting and ending MPI, communicators
+ *   mpi_watch.c         nodes that are lost without MPI's notice (watch.h)
  *   mpi_exchange.c      sets of messages in flight; who is waited for, and for how long
  *   mpi_collectives.c   the collectives on host memory, as exchanges and sums
  *   mpi_staged.c        the same on device memory, through copies of it on the host
@@ -34,6 +35,15 @@ int backend_mpi_threads(void);
 
 /* Ends the job with what MPI says where `code` is an error; `what` was tried. */
 void mpi_check(int code, const char *what);
+
+/* Starts to watch the others where they are on several nodes; nodes [size]: the world rank of each rank's
+ * first one on its node. Called by all ranks. A lost one ends the job with a message that names it and its
+ * node. */
+void mpi_watch_open(const int *nodes, const char *interface);
+/* Before MPI ends, behind a barrier. */
+void mpi_watch_close(void);
+/* Before this rank ends the job, having said why. */
+void mpi_watch_failing(void);
 
 /* ---- messages in flight ---- */
 

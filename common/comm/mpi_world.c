@@ -51,6 +51,7 @@ static void leave(int signal_number) {
 static void end_job(int code) {
     enum { PATIENCE = 5 }; /* seconds */
     int finalized = 0;
+    mpi_watch_failing();
     MPI_Finalized(&finalized);
     signal(SIGALRM, leave);
     alarm(PATIENCE);
@@ -112,6 +113,8 @@ static void start_mpi(long processes) {
         /* fail() says what went wrong; Open MPI need not add that MPI_ABORT was called. */
         setenv("OMPI_MCA_orte_execute_quiet", "1", 0);
         avoid_forbidden_reads();
+        /* Or writing to a rank that has just been lost would end this one before it can say so. */
+        signal(SIGPIPE, SIG_IGN);
         int provided = MPI_THREAD_SINGLE;
         mpi_check(MPI_Init_thread(NULL, NULL, backend_mpi_threads(), &provided), "starting MPI");
         if (provided < backend_mpi_threads())
@@ -148,14 +151,16 @@ static struct comm *world_of_one(double timeout) {
     return comm_new(NULL, 0, 1, xcalloc(1, sizeof(int)), xcalloc(1, sizeof(int)), timeout);
 }
 
-static struct comm *world_of_ranks(long processes, double timeout) {
+static struct comm *world_of_ranks(long processes, const struct comm_options *options) {
     start_mpi(processes);
     int rank = 0, size = 0;
     mpi_check(MPI_Comm_rank(MPI_COMM_WORLD, &rank), "starting MPI");
     mpi_check(MPI_Comm_size(MPI_COMM_WORLD, &size), "starting MPI");
     int *world_ranks = xmalloc((size_t)size * sizeof *world_ranks);
     for (int r = 0; r < size; r++) world_ranks[r] = r;
-    struct comm *comm = comm_new(NULL, rank, size, find_nodes(size), world_ranks, timeout);
+    int *nodes = find_nodes(size);
+    mpi_watch_open(nodes, options->network_interface);
+    struct comm *comm = comm_new(NULL, rank, size, nodes, world_ranks, options->timeout);
     MPI_Comm *handle = new_handle(comm);
     mpi_check(MPI_Comm_dup(MPI_COMM_WORLD, handle), "opening the world");
     mpi_check(MPI_Comm_set_errhandler(*handle, MPI_ERRORS_RETURN), "opening the world");
@@ -166,8 +171,7 @@ struct comm *comm_open_world(const struct comm_options *options) {
     long processes = launched();
     const char *interface = options->network_interface;
     if (interface && if_nametoindex(interface)) use_interface(interface);
-    struct comm *comm =
-        processes ? world_of_ranks(processes, options->timeout) : world_of_one(options->timeout);
+    struct comm *comm = processes ? world_of_ranks(processes, options) : world_of_one(options->timeout);
     refuse_missing_interface(interface); /* now that there is one who says it for all */
     comm->family->carrier = backend_carrier(options);
     comm->family->no_peer_copies = options->no_peer_copies;
@@ -189,5 +193,7 @@ void backend_close(struct comm *comm) {
     comm_barrier(comm);
     mpi_check(MPI_Comm_free(&mpi->handle), "closing a communicator");
     free(mpi);
-    if (--open_communicators == 0) mpi_check(MPI_Finalize(), "ending MPI");
+    if (--open_communicators > 0) return;
+    mpi_watch_close();
+    mpi_check(MPI_Finalize(), "ending MPI");
 }
