@@ -13,6 +13,7 @@
 #ifndef COMMON_DEVICE_KERNELS_H
 #define COMMON_DEVICE_KERNELS_H
 
+#include <assert.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -181,6 +182,10 @@ struct update_state {
     int32_t applied;           /* updates applied: Adam's t, and the position in the schedule */
     int32_t skip;              /* this update is skipped: a gradient overflowed (fp16) */
 };
+/* One all-reduce of two elements sums both. */
+static_assert(offsetof(struct update_state, square_sum) ==
+                  offsetof(struct update_state, loss_sum) + sizeof(double),
+              "square_sum follows loss_sum");
 
 struct update_rule {
     double max_grad_norm; /* 0: no clipping */
