@@ -80,6 +80,12 @@ static int setup(void **state) {
     free(second);
     copy("CMakePresets.json");
     copy("workshop");
+    char *help = source_path("common/tools/help");
+    struct command_result copied =
+        command_run(10, "mkdir -p '%s/common/tools' && cp -r '%s' '%s/common/tools'", tree, help, tree);
+    assert_int_equal(copied.exit_code, 0);
+    command_free(&copied);
+    free(help);
     return 0;
 }
 
