@@ -3,11 +3,13 @@
  * them; its tables, their cells and origins; a run that it makes; its one line where something is wrong.
  */
 #include <glob.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "common/base/file.h"
+#include "common/base/json.h"
 #include "tests/support/check.h"
 #include "tests/support/command.h"
 #include "tests/support/temporary.h"
@@ -69,6 +71,53 @@ static void test_the_pages_are_what_is_shown(void **state) {
     assert_int_equal(glob(SOURCE_DIR "/exercises/reference/*.json", 0, NULL, &found), 0);
     for (size_t i = 0; i < found.gl_pathc; i++) check_page(found.gl_pathv[i]);
     globfree(&found);
+}
+
+/* ---- measured beside planned ---- */
+
+/* A run's number in a file of results, by keys; NAN where it has none. */
+static double number_of(const json_t *document, const char *id, const char *path) {
+    const json_t *value = json_object_get(json_object_get(json_object_get(document, "runs"), id), "results");
+    char keys[128], *state;
+    snprintf(keys, sizeof keys, "%s", path);
+    for (char *key = strtok_r(keys, ".", &state); key; key = strtok_r(NULL, ".", &state))
+        value = json_object_get(value, key);
+    return json_is_number(value) ? json_number_value(value) : NAN;
+}
+
+static void check_close(const char *id, const char *what, double measured, double planned, double tolerance) {
+    if (!(fabs(measured / planned - 1) <= tolerance))
+        fail_msg("%s: %s measured %.9g, planned %.9g: not within %g", id, what, measured, planned, tolerance);
+}
+
+/* How many of the runs were made. */
+static int check_pair(const json_t *measured, const json_t *planned, const char *stage, int gpus) {
+    static const char peak[] = "memory.device.total.peak_bytes",
+                      speed[] = "summary.update_samples_per_second";
+    char *ours = xformat("gpu%d-%s-a4", gpus, stage), *plan = xformat("bloom-560m-a4-%s-%d", stage, gpus);
+    bool made = !isnan(number_of(measured, ours, speed));
+    if (made) {
+        check_close(ours, "peak", number_of(measured, ours, peak), number_of(planned, plan, peak), 0.01);
+        check_close(ours, "speed", number_of(measured, ours, speed), number_of(planned, plan, speed), 0.1);
+    }
+    free(ours);
+    free(plan);
+    return made;
+}
+
+static void test_what_was_measured_agrees_with_the_plan(void **state) {
+    (void)state;
+    static const char *const stages[] = {"01", "02", "03", "04"};
+    struct error error;
+    json_t *measured = json_read_file(SOURCE_DIR "/exercises/reference/two-h200.json", &error);
+    json_t *planned = json_read_file(SOURCE_DIR "/exercises/reference/plan.json", &error);
+    if (!measured || !planned) fail_msg("%s", error.text);
+    int made = 0;
+    for (int s = 0; s < 4; s++)
+        for (int gpus = 1; gpus <= 2; gpus++) made += check_pair(measured, planned, stages[s], gpus);
+    assert_int_equal(made, 8);
+    json_decref(measured);
+    json_decref(planned);
 }
 
 /* ---- tables ---- */
@@ -211,9 +260,13 @@ static void test_complaints(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_the_pages_are_what_is_shown), cmocka_unit_test(test_runs_as_columns),
-        cmocka_unit_test(test_runs_as_rows_and_grids),      cmocka_unit_test(test_a_run_is_made_once),
-        cmocka_unit_test(test_results_are_taken),           cmocka_unit_test(test_complaints),
+        cmocka_unit_test(test_the_pages_are_what_is_shown),
+        cmocka_unit_test(test_what_was_measured_agrees_with_the_plan),
+        cmocka_unit_test(test_runs_as_columns),
+        cmocka_unit_test(test_runs_as_rows_and_grids),
+        cmocka_unit_test(test_a_run_is_made_once),
+        cmocka_unit_test(test_results_are_taken),
+        cmocka_unit_test(test_complaints),
     };
     folder = temporary_folder();
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
