@@ -38,12 +38,18 @@ enum column {
     DEVICE,
     HOST,
     SENT,
+    EXACT, /* only where a run's evaluation answers questions */
     COLUMNS
 };
 
-static const char *const titles[COLUMNS] = {"run",       "stage",      "backend",   "ranks",   "precision",
-                                            "state",     "train loss", "eval loss", "off",     "samples/s",
-                                            "ms/update", "device MiB", "host MiB",  "sent MiB"};
+static const char *const titles[COLUMNS] = {"run",       "stage",      "backend",   "ranks",    "precision",
+                                            "state",     "train loss", "eval loss", "off",      "samples/s",
+                                            "ms/update", "device MiB", "host MiB",  "sent MiB", "exact %"};
+
+static double exact_match(const struct compared *run) {
+    const struct run_metrics *m = &run->metrics;
+    return m->evaluation_count ? m->evaluations[m->evaluation_count - 1].exact_match : NAN;
+}
 
 static void fill_row(struct table *table, size_t row, const struct compared *run,
                      const struct compared *first) {
@@ -67,11 +73,15 @@ static void fill_row(struct table *table, size_t row, const struct compared *run
                      run_metrics_number(m->memory, "device.total.peak_bytes") / (1 << 20));
     table_set_digits(table, row, HOST, 1, run_metrics_number(m->memory, "host.total.peak_bytes") / (1 << 20));
     table_set_number(table, row, SENT, run_metrics_sent_bytes(m) / (1 << 20));
+    if (table->columns > EXACT) table_set_digits(table, row, EXACT, 1, exact_match(run));
 }
 
 struct table table_results(const struct compared *runs, size_t count) {
-    struct table table = table_make(COLUMNS, count);
-    for (int c = 0; c < COLUMNS; c++) {
+    bool answers = false;
+    for (size_t r = 0; r < count; r++) answers = answers || isfinite(exact_match(&runs[r]));
+    int columns = answers ? COLUMNS : EXACT;
+    struct table table = table_make((size_t)columns, count);
+    for (int c = 0; c < columns; c++) {
         table.titles[c] = titles[c];
         table.words[c] = c <= BACKEND || c == PRECISION || c == STATE;
     }

@@ -60,6 +60,7 @@ static void add_point(struct run_point **points, size_t *count, const json_t *ev
         .step = run_metrics_number(event, "step"),
         .epoch = run_metrics_number(event, "epoch"),
         .loss = run_metrics_number(event, loss),
+        .exact_match = run_metrics_number(event, "eval_exact_match"),
         .grad_norm = run_metrics_number(event, "grad_norm"),
         .skipped = json_is_true(json_object_get(event, "skipped")),
     };

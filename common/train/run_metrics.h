@@ -18,9 +18,10 @@
 struct run_point {
     double step; /* updates done */
     double epoch;
-    double loss;      /* of the update, or of the evaluation */
-    double grad_norm; /* of the update */
-    bool skipped;     /* an update that overflowed */
+    double loss;        /* of the update, or of the evaluation */
+    double exact_match; /* of an evaluation that generates: percent */
+    double grad_norm;   /* of the update */
+    bool skipped;       /* an update that overflowed */
 };
 
 struct run_metrics {
