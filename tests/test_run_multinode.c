@@ -176,6 +176,17 @@ static void half_precision(void **state) {
     training_free(&first);
 }
 
+/* What there is time for under the sanitizers: all that can be on the host, and parameters
+ * kept twice. */
+static void some_variants(void **state) {
+    (void)state;
+    static const int some[] = {7, 8};
+    struct training first = baseline(two_by_two, FP32_RUN NO_FILES);
+    for (int i = 0; i < 2; i++)
+        check_variant(&variants[some[i]], two_by_two, 1e-6, FP32_RUN NO_FILES, &first);
+    training_free(&first);
+}
+
 /* More than two nodes, and more than two ranks in one. */
 static void other_shapes(void **state) {
     (void)state;
@@ -407,5 +418,7 @@ int main(void) {
         cmocka_unit_test(ledgers),          cmocka_unit_test(uneven_nodes),   cmocka_unit_test(start_report),
         cmocka_unit_test(bad_settings),
     };
-    return cmocka_run_group_tests(tests, set_up, remove_all);
+    const struct CMUnitTest few[] = {cmocka_unit_test(some_variants)};
+    return training_is_brief() ? cmocka_run_group_tests(few, set_up, remove_all)
+                               : cmocka_run_group_tests(tests, set_up, remove_all);
 }

@@ -49,6 +49,14 @@ struct training training_run(const char *stage, int ranks, const char *settings,
 
 #define DRY BUILD_DIR "/../dry/%s/train"
 
+bool training_is_brief(void) {
+#ifdef WORKSHOP_SANITIZE
+    return true;
+#else
+    return false;
+#endif
+}
+
 bool training_has_dry(void) {
     char *program = xformat(DRY, "01-baseline");
     bool found = file_exists(program);

@@ -37,4 +37,7 @@ char *training_settings(const json_t *trainer);
 /* Largest relative difference of the losses of two runs' first `steps` updates, which both must have. */
 double training_difference(const struct training *a, const struct training *b, int steps);
 
+/* True under the sanitizers, where a run takes ten times as long: a few of them have to do there. */
+bool training_is_brief(void);
+
 #endif
