@@ -235,6 +235,16 @@ static void mistakes_are_one_line(void **state) {
     check_error("one --output file", "file");
 }
 
+static void other_folders_are_left_out(void **state) {
+    (void)state;
+    temporary_write_text(folder, "sheets/01-baseline.md", "# A sheet\n");
+    struct command_result result = compare("sheets one two --output with-others");
+    check_succeeds(result);
+    check_has(result.err, "sheets holds no run: left out");
+    command_free(&result);
+    check_error("sheets", "sheets/metrics.jsonl");
+}
+
 static int remove_all(void **state) {
     (void)state;
     temporary_remove(folder);
@@ -247,9 +257,13 @@ int main(void) {
     temporary_write_text(folder, "two/metrics.jsonl", two_ranks);
     temporary_write_text(folder, "odd <b>&/metrics.jsonl", one_rank);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(mistakes_are_one_line), cmocka_unit_test(table_of_runs),
-        cmocka_unit_test(page_stands_alone),     cmocka_unit_test(pictures_where_gnuplot_is),
-        cmocka_unit_test(runs_that_did_not_end), cmocka_unit_test(labels),
+        cmocka_unit_test(mistakes_are_one_line),
+        cmocka_unit_test(other_folders_are_left_out),
+        cmocka_unit_test(table_of_runs),
+        cmocka_unit_test(page_stands_alone),
+        cmocka_unit_test(pictures_where_gnuplot_is),
+        cmocka_unit_test(runs_that_did_not_end),
+        cmocka_unit_test(labels),
         cmocka_unit_test(folders_are_numbered),
     };
     return cmocka_run_group_tests(tests, NULL, remove_all);

@@ -34,6 +34,23 @@ static void read_arguments(struct options *options, int count, char **arguments)
     if (!options->count) fail("compare needs runs, for example: ./workshop compare runs/01-* runs/02-*");
 }
 
+/* Folders below runs/ that are no runs (runs/sheets, runs/compare-1) are left out, so that all that is there
+ * may be given; but if there is nothing else, it is an error. */
+static void leave_out_others(struct options *options) {
+    size_t kept = 0;
+    for (size_t p = 0; p < options->count; p++) {
+        char *file = xformat("%s/metrics.jsonl", options->paths[p]);
+        bool other =
+            directory_exists(options->paths[p]) && !file_exists(file) && (kept || p + 1 < options->count);
+        free(file);
+        if (other)
+            warn("%s holds no run: left out", options->paths[p]);
+        else
+            options->paths[kept++] = options->paths[p];
+    }
+    options->count = kept;
+}
+
 /* ---- labels ---- */
 
 /* The last `parts` names of a path. */
@@ -107,6 +124,7 @@ int main(int argc, char **argv) {
     struct error error;
     size_t chart_count;
     read_arguments(&options, argc, argv);
+    leave_out_others(&options);
     struct compared *runs = xcalloc(options.count, sizeof *runs);
     for (size_t r = 0; r < options.count; r++)
         if (!run_metrics_read(&runs[r].metrics, options.paths[r], &error)) fail("%s", error.text);
