@@ -86,7 +86,8 @@ static void run_case(const struct rank *r, enum collective collective, enum dtyp
     case_finish(&c);
 }
 
-/* Every collective, element type and kind of size, one at a time. 3 million doubles take several messages. */
+/* Every collective, element type and kind of size, one at a time. 3 million doubles take several messages, as
+ * no other type would. */
 static void role_blocking(void) {
     struct rank r = rank_open(60);
     int size = comm_size(r.comm);
@@ -98,8 +99,9 @@ static void role_blocking(void) {
                     run_case(&r, (enum collective)collective, (enum dtype)dtype, counts[n], in_place,
                              (int)n % size);
             bool total = collective == ALL_REDUCE || collective == BROADCAST;
-            run_case(&r, (enum collective)collective, (enum dtype)dtype, 3000000 / (size_t)(total ? 1 : size),
-                     false, size - 1);
+            if (dtype == FP64)
+                run_case(&r, (enum collective)collective, FP64, 3000000 / (size_t)(total ? 1 : size), false,
+                         size - 1);
         }
     /* The sum of a few half-precision numbers is exact in fp32, in any order; these are not. */
     if (size > 2 && (!case_order_matters(FP32, 1000, size, 1) || !case_order_matters(FP64, 1000, size, 1)))
@@ -482,7 +484,9 @@ static void test_silent_peer(void **state) {
     check_line(&r, "error: rank 0: no answer from rank 1 in all_reduce number 3 for 2 s;");
     r = run_lost(mode, "barrier", 2, 1);
     check_line(&r, "error: rank 0: no answer from rank 1 in barrier number ");
-    if (!enough(mode, 4)) return;
+    bool share = strcmp(mode, "share") == 0;
+    if (share || !enough(mode, 4))
+        return; /* who speaks is decided between hosts: the same where ranks share */
     r = run_lost(mode, "sleep", 4, 0);
     check_line(&r, "error: rank 1: no answer from rank 0 in all_reduce number 3 for 2 s;");
     r = run_lost(mode, "barrier", 4, 2);
