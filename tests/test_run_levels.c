@@ -19,6 +19,7 @@
 #include "06-multinode/hierarchical_collectives.h"
 #include "common/base/error.h"
 #include "tests/support/command.h"
+#include "tests/support/training.h"
 
 /* ---- what a rank does ---- */
 
@@ -507,11 +508,12 @@ static void run_ranks(void **state, int size, const char *role) {
 
 /* In worlds of 2, 4, 6 and 8 ranks on nodes of 1, 2, 3, 4 and more. */
 static void run_shapes(void **state, const char *role) {
-    const int shapes[][2] = {{2, 1}, {2, 2}, {4, 1}, {4, 2}, {4, 4}, {6, 2}, {6, 3}, {8, 2}, {8, 4}};
+    const int shapes[][2] = {{2, 1}, {2, 2}, {4, 1}, {4, 2}, {4, 4}, {6, 2}, {6, 3}, {8, 4}};
     bool share = strcmp(*state, "share") == 0;
     skip_unless(state, 2);
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         char with_shape[64];
+        if (training_is_brief() && shapes[i][0] != 4 && shapes[i][0] != 6) continue;
         if (!enough(state, shapes[i][0]) || (share && shapes[i][0] != 4 && shapes[i][0] != 2)) continue;
         snprintf(with_shape, sizeof with_shape, "%s %d", role, shapes[i][1]);
         run_ranks(state, shapes[i][0], with_shape);
