@@ -456,21 +456,9 @@ static struct command_result run_lost(const char *mode, const char *how, int siz
     return result;
 }
 
-/* Where a rank reads another's memory at the very moment in which that one is ended, Open MPI says so of its
- * own accord: "[host:1234] Read -1, expected 8192, errno = 3", and an empty line. Takes that out. */
-static void drop_reads_of_the_dead(char *text) {
-    static const char said[] = "] Read -1, expected ";
-    for (char *at; (at = strstr(text, said));) {
-        char *line = at, *end = at + strcspn(at, "\n");
-        while (line > text && line[-1] != '\n') line--;
-        end += strspn(end, "\n");
-        memmove(line, end, strlen(end) + 1);
-    }
-}
-
 /* One line, which says this. */
 static void check_line(struct command_result *result, const char *expected) {
-    drop_reads_of_the_dead(result->err);
+    command_drop_reads_of_the_dead(result);
     bool one = strcspn(result->err, "\n") + 1 == strlen(result->err), says = strstr(result->err, expected);
     if (!one || !says) print_error("expected one line with '%s', got:\n%s", expected, result->err);
     assert_true(one && says);

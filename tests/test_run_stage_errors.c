@@ -25,6 +25,7 @@ static struct command_result run(const char *stage, const char *rank_1, const ch
 }
 
 static void check_error(struct command_result result, const char *what, const char *const says[3]) {
+    command_drop_reads_of_the_dead(&result);
     size_t line = strcspn(result.err, "\n");
     if (result.timed_out || result.exit_code == 0 || strncmp(result.err, "error: ", 7) != 0 ||
         line + 1 != result.err_size)

@@ -150,9 +150,9 @@ static void check_stages(const struct request *r) {
     json_array_foreach(r->stages, index, stage) {
         const char *name = json_string_value(stage);
         char *path = xformat("%s/%s/train", r->options.programs, name ? name : "?");
-        if (!name || strchr(name, '/') || access(path, X_OK) != 0)
-            fail("no stage '%s' is built in %s", name ? name : "?", r->options.programs);
+        bool built = name && !strchr(name, '/') && access(path, X_OK) == 0;
         free(path);
+        if (!built) fail("no stage '%s' is built in %s", name ? name : "?", r->options.programs);
     }
 }
 
