@@ -240,12 +240,13 @@ static void measure_rates(struct request *r, const char *precision) {
     json_t *document = json_read_file(r->rates, &error);
     if (!document) fail("%s", error.text);
     const char *backend = run_metrics_text(document, "backend");
-    if (backend[0] && strcmp(backend, on_gpu(r) ? "cuda" : "cpu") != 0)
-        fail("%s: was measured by the %s backend: give --device %s", r->rates, backend,
-             strcmp(backend, "cuda") ? "cpu" : "gpu");
-    if (!plan_rates_measured(&r->rates_used, &r->options, r->rates, document, precision, &error))
-        fail("%s", error.text);
+    bool fits = !backend[0] || !strcmp(backend, on_gpu(r) ? "cuda" : "cpu");
+    if (!fits)
+        error_set(&error, "%s: was measured by the %s backend: give --device %s", r->rates, backend,
+                  strcmp(backend, "cuda") ? "cpu" : "gpu");
+    fits = fits && plan_rates_measured(&r->rates_used, &r->options, r->rates, document, precision, &error);
     json_decref(document);
+    if (!fits) fail("%s", error.text);
 }
 
 static void open_rates(struct request *r) {
