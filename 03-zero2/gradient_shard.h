@@ -9,8 +9,9 @@
  *     my slices                                                  u + 1 += A's                 u += B's
  *
  * With two buffers, a unit's reduction hides behind the next unit's backward; it must be complete only when
- * its buffer's turn comes again. Sums are added on a stream of their own, so that this hides, too. Unlike
- * stages 01 and 02, gradients are reduced in every micro-batch: a whole one could not be kept until the last.
+ * its buffer's turn comes again. Where the reduction cannot add on its way, as it can on GPUs, sums are added
+ * on a stream of their own, so that this hides, too. Unlike stages 01 and 02, gradients are reduced in every
+ * micro-batch: a whole one could not be kept until the last.
  */
 #ifndef ZERO2_GRADIENT_SHARD_H
 #define ZERO2_GRADIENT_SHARD_H

@@ -412,7 +412,7 @@ bool comm_adds(const struct comm *comm) {
 }
 
 struct comm_request comm_reduce_scatter_add_start(struct comm *comm, struct stream *stream, void *out,
-                                                  const void *in, size_t count, enum dtype dtype) {
+                                                  void *in, size_t count, enum dtype dtype) {
     if (!comm_adds(comm)) fail("a reduce-scatter that adds where none does: a mistake in this program");
     return start(stream, (struct operation){.comm = comm,
                                             .collective = REDUCE_SCATTER,

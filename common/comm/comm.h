@@ -124,9 +124,10 @@ struct comm_request comm_all_reduce_start(struct comm *comm, struct stream *stre
 struct comm_request comm_reduce_scatter_start(struct comm *comm, struct stream *stream, void *out,
                                               const void *in, size_t count, enum dtype dtype);
 /* The same, added to what is in out: out [count] += the sum, rounded once more. Only where comm_adds(), which
- * saves the sum's way through memory. */
+ * saves the sum's way through memory. out does not overlap with in, which is scratch memory: it holds nothing
+ * of use afterwards. */
 struct comm_request comm_reduce_scatter_add_start(struct comm *comm, struct stream *stream, void *out,
-                                                  const void *in, size_t count, enum dtype dtype);
+                                                  void *in, size_t count, enum dtype dtype);
 bool comm_adds(const struct comm *comm);
 /* out [size · count]: rank r's in [count] at slice r. in may be that slice of out. */
 struct comm_request comm_all_gather_start(struct comm *comm, struct stream *stream, void *out, const void *in,

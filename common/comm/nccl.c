@@ -156,6 +156,8 @@ static void queue_adding(const struct operation *operation, ncclComm_t handle, c
     peer_sum(stream, operation->dtype, operation->out, NULL, NULL, parts, 2, operation->count);
 }
 
+/* NULL where NCCL has to do it all. Called by all ranks with the same collective, as the first call asks
+ * them. */
 static struct peers *find_peers(struct comm *comm) {
     struct connection *connection = connection_of(comm);
     if (!connection->peers_sought) connection->peers = peers_open(comm, flights_stream(comm->family->state));
