@@ -6,23 +6,12 @@
 #include <string.h>
 #include <sys/uio.h>
 #include <unistd.h>
-#ifdef WORKSHOP_SANITIZE
-#include <sanitizer/lsan_interface.h>
-#endif
 
 #include "common/base/error.h"
+#include "common/base/leaks.h"
 
 /* MPI is one a process: it ends with the last of these. */
 static int open_communicators;
-
-#ifdef WORKSHOP_SANITIZE
-static int mpi_was_started;
-/* Open MPI unloads its parts in the end, and with them every trace of what they had allocated. So this
- * program's own leaks are looked for in worlds of one. */
-int __lsan_is_turned_off(void) {
-    return mpi_was_started;
-}
-#endif
 
 void mpi_check(int code, const char *what) {
     if (code == MPI_SUCCESS) return;
@@ -104,9 +93,9 @@ static void refuse_missing_interface(const char *name) {
 /* Starts MPI with `processes` in the world. Without a launcher it is left alone: a library asked to make a
  * world of one may start a helper process, or fail for want of one. */
 static void start_mpi(long processes) {
-#ifdef WORKSHOP_SANITIZE
-    mpi_was_started = 1;
-#endif
+    /* Open MPI unloads its parts in the end, and with them every trace of what they had allocated. So this
+     * program's own leaks are looked for in worlds of one. */
+    leaks_ignore();
     int running = 0;
     MPI_Initialized(&running);
     if (!running) {
