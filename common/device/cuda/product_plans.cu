@@ -18,6 +18,10 @@
 
 #include "common/device/cuda/product.cuh"
 
+extern "C" {
+#include "common/device/cuda/initialized.h"
+}
+
 static void check(cublasStatus_t status, const char *what) {
     if (status == CUBLAS_STATUS_SUCCESS) return;
     fail("%s: cuBLASLt says: %s; run again with CUBLASLT_LOG_LEVEL=2, which shows why", what,
@@ -57,13 +61,15 @@ enum { PLANS = 1024 };
 
 struct products {
     cublasLtHandle_t handle;
-    const float *one; /* on the device */
+    const float *one;    /* on the device */
+    struct marks *marks; /* NULL where none are wanted */
     struct plan plans[PLANS];
 };
 
 static void close_products(void *pointer) {
     struct products *products = (struct products *)pointer;
     if (!products) return;
+    marks_close(products->marks);
     check(cublasLtDestroy(products->handle), "closing cuBLASLt");
     free(products);
 }
@@ -74,6 +80,7 @@ static struct products *products_of(struct stream *stream) {
         *products = (struct products *)xcalloc(1, sizeof **products);
         check(cublasLtCreate(&(*products)->handle), "opening cuBLASLt");
         CUDA_CHECK(cudaGetSymbolAddress((void **)&(*products)->one, one_on_device), "opening cuBLASLt");
+        if (cuda_capability(stream_device(stream)) >= 90) (*products)->marks = marks_open();
     }
     return *products;
 }
@@ -226,6 +233,14 @@ static cublasStatus_t run(struct stream *stream, struct products *products, stru
                           cuda_stream(stream));
 }
 
+/* See initialized.h: fp32's products store as other kernels do, and need no mark. */
+static void mark_result(struct stream *stream, const struct product *p) {
+    if (p->dtype == FP32) return;
+    const size_t size = dtype_size(p->out_dtype);
+    mark_initialized(products_of(stream)->marks, cuda_stream(stream), p->out, p->m, p->n * size,
+                     p->ldout * size);
+}
+
 /* False where cuBLASLt has no algorithm for it. */
 static bool multiply_planned(struct stream *stream, const struct product *p) {
     struct products *products = products_of(stream);
@@ -239,5 +254,8 @@ static bool multiply_planned(struct stream *stream, const struct product *p) {
 }
 
 void multiply(struct stream *stream, const struct product *product) {
-    if (!vectors_fit(product) || !multiply_planned(stream, product)) multiply_general(stream, product);
+    if (vectors_fit(product) && multiply_planned(stream, product))
+        mark_result(stream, product);
+    else
+        multiply_general(stream, product);
 }
