@@ -15,24 +15,29 @@
 #include "tests/support/run_files.h"
 #include "tests/support/temporary.h"
 
-enum { UPDATES = 70, MOST_SECONDS = 120 };
+/* Runs that are to be warned would last for hours: however long mpirun takes to pass the signal on, and
+ * however fast the device is, they are still at work. */
+enum { ENDLESS = 1000000, MOST_SECONDS = 120 };
 
 static char *folder; /* of all runs of this program */
 
-/* Ten epochs of 37 examples, 6 of them an update at 1 or 2 ranks. */
-static char *train_command(const char *stage, int ranks, const char *output_dir, const char *settings) {
-    return xformat(BUILD_DIR
-                   "/%1$s/train --model_name_or_path %2$s/model --train_file %2$s/train.json "
-                   "--validation_file %2$s/dev.json --append_eos false --learning_rate 1e-3 "
-                   "--per_device_train_batch_size 1 --gradient_accumulation_steps %3$d --num_train_epochs 10 "
-                   "--max_seq_length 96 --threads 1 --memory_sample_interval 0 --fp16 false "
-                   "--output_dir %4$s %5$s %6$s",
+/* 37 examples, 6 of them an update at 1 or 2 ranks. The learning rate is constant: updates are then the same
+ * in a run of another length. */
+static char *train_command(const char *stage, int ranks, int updates, const char *output_dir,
+                           const char *settings) {
+    return xformat(BUILD_DIR "/%1$s/train --model_name_or_path %2$s/model --train_file %2$s/train.json "
+                             "--validation_file %2$s/dev.json --append_eos false --learning_rate 1e-3 "
+                             "--lr_scheduler_type constant --per_device_train_batch_size 1 "
+                             "--gradient_accumulation_steps %3$d --max_steps %7$d --save_total_limit 2 "
+                             "--max_seq_length 96 --threads 1 --memory_sample_interval 0 --fp16 false "
+                             "--output_dir %4$s %5$s %6$s",
                    stage, SOURCE_DIR "/tests/fixtures/trainer-short", 6 / (ranks ? ranks : 1), output_dir,
-                   command_sharing(ranks), settings);
+                   command_sharing(ranks), settings, updates);
 }
 
-static void run_whole(const char *stage, int ranks, const char *output_dir, const char *settings) {
-    char *command = train_command(stage, ranks, output_dir, settings);
+static void run_whole(const char *stage, int ranks, int updates, const char *output_dir,
+                      const char *settings) {
+    char *command = train_command(stage, ranks, updates, output_dir, settings);
     struct command_result result = ranks ? command_run(MOST_SECONDS, COMMAND_MPIRUN "%s", ranks, command)
                                          : command_run(MOST_SECONDS, "%s", command);
     if (result.exit_code != 0) fail_msg("exit code %d: %s", result.exit_code, result.err);
@@ -70,7 +75,7 @@ static void sleep_ms(long milliseconds) {
 /* Starts a run, sends the signal once `update` updates are done, and waits. Returns the exit code. */
 static int warn_run(const char *stage, int ranks, bool one_rank, int signal_number, int update,
                     const char *output_dir, const char *settings) {
-    char *command = train_command(stage, ranks, output_dir, settings);
+    char *command = train_command(stage, ranks, ENDLESS, output_dir, settings);
     struct killable run = killable_start(folder, ranks, command);
     while (killable_runs(&run) && updates_done(output_dir) < update) sleep_ms(1);
     if (run.ended) fail_msg("the run ended (%d) before update %d", run.exit_code, update);
@@ -94,23 +99,24 @@ static bool has_file(const char *output_dir, const char *name) {
     return found;
 }
 
-/* Warned `times` times, each time resumed; then the same as a run that was not. */
+/* Warned `times` times, each time resumed, the last time for some more updates; then the same as a run of
+ * that length that was not. */
 static void check_warned(const char *stage, int ranks, bool one_rank, int times, int signal_number,
                          const char *settings) {
     char *reference = xformat("%s/reference-%s-%d", folder, stage, ranks);
     char *output_dir = xformat("%s/warned-%s-%d", folder, stage, ranks);
     char *resuming = xformat("%s --resume_from_checkpoint true", settings);
-    run_whole(stage, ranks, reference, "");
     int count, last = 0;
     for (int i = 0; i < times; i++) {
         int code = warn_run(stage, ranks, one_rank, signal_number, last + 2, output_dir, resuming);
         assert_int_equal(code, WARNING_EXIT_CODE);
         int saved = check_checkpoints(output_dir, &count);
-        assert_true(saved > last + 1 && saved < UPDATES);
+        assert_true(saved > last + 1);
         assert_false(has_file(output_dir, "model.safetensors"));
         last = saved;
     }
-    run_whole(stage, ranks, output_dir, resuming);
+    run_whole(stage, ranks, last + 10, output_dir, resuming);
+    run_whole(stage, ranks, last + 10, reference, "");
     check_same_runs(output_dir, reference);
     free(resuming);
     free(output_dir);
@@ -131,7 +137,7 @@ static void test_through_mpirun(void **state) {
 /* Only one rank knows, and each has only its slices. */
 static void test_one_of_two_ranks(void **state) {
     (void)state;
-    check_warned("04-zero3", 2, true, 1, SIGUSR2, "--save_on_signal usr2 --save_total_limit 1");
+    check_warned("04-zero3", 2, true, 1, SIGUSR2, "--save_on_signal usr2");
 }
 
 /* Where nothing else is saved, this checkpoint is. */
@@ -141,7 +147,7 @@ static void test_saves_what_is_not_saved(void **state) {
     const char *settings = "--save_strategy no --save_on_signal usr1";
     assert_int_equal(warn_run("01-baseline", 0, false, SIGUSR1, 2, output_dir, settings), WARNING_EXIT_CODE);
     int count;
-    assert_in_range(check_checkpoints(output_dir, &count), 2, UPDATES - 1);
+    assert_true(check_checkpoints(output_dir, &count) >= 2);
     assert_int_equal(count, 1);
     free(output_dir);
 }
