@@ -15,6 +15,7 @@
 #include "tests/support/killing.h"
 #include "tests/support/run_files.h"
 #include "tests/support/temporary.h"
+#include "tests/support/training.h"
 
 enum { UPDATES = 14, MOST_SECONDS = 120 };
 
@@ -420,5 +421,15 @@ int main(void) {
         cmocka_unit_test(test_damaged_metrics),     cmocka_unit_test(test_folder_that_holds_a_run),
         cmocka_unit_test(test_another_order),
     };
-    return cmocka_run_group_tests(tests, NULL, remove_all);
+    /* Many kills find other moments, not other code. */
+    const struct CMUnitTest few[] = {
+        cmocka_unit_test(test_same_twice),        cmocka_unit_test(test_killed_mpirun),
+        cmocka_unit_test(test_killed_twice),      cmocka_unit_test(test_other_world_sizes),
+        cmocka_unit_test(test_save_total_limit),  cmocka_unit_test(test_folder_of_an_earlier_checkpoint),
+        cmocka_unit_test(test_nothing_to_resume), cmocka_unit_test(test_damaged_checkpoints),
+        cmocka_unit_test(test_damaged_metrics),   cmocka_unit_test(test_folder_that_holds_a_run),
+        cmocka_unit_test(test_another_order),     cmocka_unit_test(test_killed_in_half_precision),
+    };
+    return training_is_brief() ? cmocka_run_group_tests(few, NULL, remove_all)
+                               : cmocka_run_group_tests(tests, NULL, remove_all);
 }
