@@ -2,10 +2,9 @@
  * Stage 02, ZeRO-1: the optimizer's state is cut among the ranks.
  *
  * Each rank keeps all parameters and all gradients, but only its slices of the optimizer's state. On N ranks
- * every rank computes its own share of an update's examples; the gradients are then summed over the ranks,
- * but each rank gets only the sum of its slices (reduce-scattered), unit by unit while the backward pass is
- * still at work. It updates its slices of the parameters, and the ranks give each other what they updated
- * (all-gathered), unit by unit while the next forward pass is already at work.
+ * every rank computes its own share of an update's examples; the gradients are then summed, but each rank
+ * gets only its slices of the sum (reduce-scattered), unit by unit behind the rest of the backward. It
+ * updates its slices of the parameters, which all give each other (all-gathered) behind the next forward.
  *
  *   read main() first, then train_update(), forward() and backward()
  *
@@ -40,6 +39,7 @@ static void open_run(struct run *r) {
     const struct layout *layout = r->layout = &s->layout;
     size_t size = dtype_size(s->dtype), elements = layout->padded;
     r->parameters = device_alloc(s->device, PARAMETERS, elements * size, "parameters");
+    comm_share(s->comm, r->parameters, elements * size); /* gathered straight from each other's */
     r->gradients = device_alloc(s->device, GRADIENTS, elements * size, "gradients");
     r->collectives = collectives_flat(s->comm);
     optimizer_shard_open(&r->optimizer, s->device, s->stream, layout, &r->collectives, s->dtype);
@@ -64,6 +64,7 @@ static void close_run(struct run *r) {
     free(r->reducing);
     optimizer_shard_close(&r->optimizer);
     device_free(device, r->gradients);
+    comm_unshare(r->session.comm);
     device_free(device, r->parameters);
 }
 
@@ -235,9 +236,8 @@ static void backward(struct run *r) {
     profile_pop();
 }
 
-/* Task: Norm of the whole gradient, of which each rank adds its slices, then AdamW on my slices. A unit's new
- * parameters are gathered behind the next unit's AdamW and the next forward, which begins with the embedding:
- * so does this. */
+/* Task: Norm of the whole gradient, of which each rank adds its slices, then AdamW on my slices. A unit is
+ * gathered behind the next one's AdamW and the next forward, which starts with the embedding, as here. */
 static void optimize(struct run *r) {
     struct session *s = &r->session;
     const struct layout *layout = r->layout;

@@ -3,10 +3,9 @@
  *
  * Each rank keeps all parameters, but only its slices of the gradients and of the optimizer's state. On N
  * ranks every rank computes its own share of an update's examples; a unit's gradient is whole only until it
- * is summed over the ranks, but each rank gets only the sum of its slices (reduce-scattered), in every
- * micro-batch, while the backward pass is at work on the next unit. It updates its slices of the parameters,
- * and the ranks give each other what they updated (all-gathered), unit by unit while the next forward pass is
- * already at work.
+ * is summed over the ranks, but each rank gets only its slices of the sum (reduce-scattered), in every
+ * micro-batch, behind the backward of the next unit. It updates its slices of the parameters, and the ranks
+ * give each other these (all-gathered) behind the next forward.
  *
  *   read main() first, then train_update(), forward() and backward()
  *
@@ -40,6 +39,7 @@ static void open_run(struct run *r) {
     const struct layout *layout = r->layout = &s->layout;
     size_t size = dtype_size(s->dtype), elements = layout->padded;
     r->parameters = device_alloc(s->device, PARAMETERS, elements * size, "parameters");
+    comm_share(s->comm, r->parameters, elements * size); /* gathered straight from each other's */
     r->collectives = collectives_flat(s->comm);
     optimizer_shard_open(&r->optimizer, s->device, s->stream, layout, &r->collectives, s->dtype);
     gradient_shard_open(&r->gradients, s->device, s->stream, s->comm, layout, &r->collectives, s->dtype);
@@ -60,6 +60,7 @@ static void close_run(struct run *r) {
     free(r->gathering);
     optimizer_shard_close(&r->optimizer);
     gradient_shard_close(&r->gradients);
+    comm_unshare(r->session.comm);
     device_free(device, r->parameters);
 }
 
@@ -237,9 +238,8 @@ static void backward(struct run *r) {
     profile_pop();
 }
 
-/* Norm of the whole gradient, of which each rank adds its slices, then AdamW on my slices. A unit's new
- * parameters are gathered behind the next unit's AdamW and the next forward, which begins with the embedding:
- * so does this. */
+/* Norm of the whole gradient, of which each rank adds its slices, then AdamW on my slices. A unit is
+ * gathered behind the next one's AdamW and the next forward, which starts with the embedding, as here. */
 static void optimize(struct run *r) {
     struct session *s = &r->session;
     const struct layout *layout = r->layout;

@@ -26,17 +26,12 @@
 #include "common/comm/comm.h"
 #include "common/device/kernels.h"
 #include "tests/support/comm_cases.h"
+#include "tests/support/comm_extras.h"
 #include "tests/support/comm_script.h"
 #include "tests/support/command.h"
 #include "tests/support/training.h"
 
 /* ---- what a rank does ---- */
-
-struct rank {
-    struct comm *comm;
-    struct device *device;
-    struct stream *stream;
-};
 
 static bool share_device, no_peer_copies;
 
@@ -111,53 +106,23 @@ static void role_blocking(void) {
     printf("done\n");
 }
 
-static void fill(const struct rank *r, void *memory, enum dtype dtype, size_t count, unsigned salt) {
-    float *values = host_alloc(r->device, BUFFERS, (count + 1) * sizeof *values, true, "test");
-    float *wide = device_alloc(r->device, BUFFERS, (count + 1) * sizeof *wide, "test");
-    for (size_t i = 0; i < count; i++) {
-        salt = salt * 1664525u + 1013904223u;
-        values[i] = (float)(int)(salt >> 8) / 16777216.0f - 0.5f;
-    }
-    copy_to_device(r->stream, wide, values, count * sizeof *wide);
-    convert(r->stream, dtype, memory, FP32, wide, count);
-    stream_synchronize(r->stream);
-    device_free(r->device, wide);
-    host_free(r->device, values);
-}
-
-static void check_adding(const struct rank *r, enum dtype dtype, size_t count) {
-    size_t bytes = count * dtype_size(dtype), all = bytes * (size_t)comm_size(r->comm);
-    char *in = device_alloc(r->device, GRADIENTS, all, "test");
-    char *apart = device_alloc(r->device, GRADIENTS, 2 * bytes, "test"), *sum = apart + bytes;
-    char *added = device_alloc(r->device, GRADIENTS, bytes, "test");
-    fill(r, in, dtype, count * (size_t)comm_size(r->comm), 17u + (unsigned)comm_rank(r->comm));
-    fill(r, apart, dtype, count, 5);
-    copy_on_device(r->stream, added, apart, bytes);
-    comm_reduce_scatter(r->comm, r->stream, sum, in, count, dtype);
-    add_elements(r->stream, dtype, apart, sum, count);
-    comm_wait(r->comm, r->stream, comm_reduce_scatter_add_start(r->comm, r->stream, added, in, count, dtype));
-    char *host = host_alloc(r->device, BUFFERS, 2 * bytes, true, "test");
-    copy_to_host(r->stream, host, apart, bytes);
-    copy_to_host(r->stream, host + bytes, added, bytes);
-    stream_synchronize(r->stream);
-    if (memcmp(host, host + bytes, bytes) != 0)
-        fail("%zu elements of %s: a sum that is added on its way differs from one added afterwards", count,
-             dtype_name(dtype));
-    host_free(r->device, host);
-    device_free(r->device, added);
-    device_free(r->device, apart);
-    device_free(r->device, in);
-}
-
 /* Adding a sum on its way gives the bits of adding it afterwards. */
 static void role_adding(void) {
     struct rank r = rank_open(60);
     const size_t counts[] = {1, 2, 5, 1000, 4099, 100003};
     for (int dtype = FP32; dtype <= FP16 && comm_adds(r.comm); dtype++)
         for (size_t n = 0; n < sizeof counts / sizeof *counts; n++)
-            check_adding(&r, (enum dtype)dtype, counts[n]);
+            comm_check_adding(&r, (enum dtype)dtype, counts[n]);
     if (comm_adds(r.comm) != (by_nccl() && comm_size(r.comm) > 1))
         fail("adds where it should not, or does not");
+    rank_close(&r);
+    printf("done\n");
+}
+
+static void role_sharing(void) {
+    struct rank r = rank_open(60);
+    comm_check_sharing(&r, false);
+    comm_check_sharing(&r, true);
     rank_close(&r);
     printf("done\n");
 }
@@ -350,6 +315,7 @@ static int run_role(int count, char **arguments) {
     if (strcmp(role, "blocking") == 0) role_blocking();
     if (strcmp(role, "flight") == 0) role_flight();
     if (strcmp(role, "adding") == 0) role_adding();
+    if (strcmp(role, "sharing") == 0) role_sharing();
     if (strcmp(role, "host") == 0) role_host();
     if (strcmp(role, "script") == 0) role_script();
     if (strcmp(role, "confined") == 0) role_confined();
@@ -422,6 +388,10 @@ static void test_adding(void **state) {
     run_sizes(mode_of(state), "adding", 4);
 }
 
+static void test_sharing(void **state) {
+    run_sizes(mode_of(state), "sharing", 4);
+}
+
 /* GPUs that do not copy from each other: what goes between nodes. */
 static void test_without_peer_copies(void **state) {
     (void)state;
@@ -432,6 +402,7 @@ static void test_without_peer_copies(void **state) {
     run_sizes("nccl", "blocking", 4);
     run_sizes("nccl", "flight", 4);
     run_sizes("nccl", "adding", 4);
+    run_sizes("nccl", "sharing", 4);
 }
 
 static void test_host(void **state) {
@@ -547,6 +518,7 @@ int main(int count, char **arguments) {
         cmocka_unit_test_prestate(test_blocking, own),
         cmocka_unit_test_prestate(test_flight, own),
         cmocka_unit_test_prestate(test_adding, own),
+        cmocka_unit_test_prestate(test_sharing, own),
         cmocka_unit_test(test_without_peer_copies),
         cmocka_unit_test_prestate(test_host, own),
         cmocka_unit_test_prestate(test_counts_and_bookings, own),

@@ -182,10 +182,11 @@ static void nccl_start(struct operation *operation, struct stream *stream) {
                                               .what = collective_name(operation->collective),
                                               .number = operation->number,
                                               .ticket = operation->ticket,
-                                              .timeout = comm->timeout});
+                                              .timeout = comm->timeout,
+                                              .sends = peers_serve(peers, operation)});
     flight_follow(flights, flight, cuda_stream(stream));
-    if (peers_serve(peers, operation))
-        peers_queue(peers, operation, flight->ready);
+    if (flight->sends)
+        peers_queue(peers, operation, flight->ready, flight->sent);
     else if (operation->adds)
         queue_adding(operation, handle, flights_stream(flights));
     else
@@ -194,8 +195,7 @@ static void nccl_start(struct operation *operation, struct stream *stream) {
 }
 
 static void nccl_wait(struct family *family, struct stream *stream, long long ticket) {
-    cudaEvent_t event = flights_event(family->state, ticket);
-    if (event) CUDA_CHECK(cudaStreamWaitEvent(cuda_stream(stream), event, 0), "waiting for a collective");
+    flights_wait(family->state, cuda_stream(stream), ticket);
 }
 
 /* The device moves them on. */

@@ -26,8 +26,9 @@ struct flight {
     long long number;  /* of the collective in its communicator; 0: something else */
     long long ticket;  /* of the collective in its family; 0: something else */
     double timeout;
-    bool queued; /* the call that queues it has returned */
-    cudaEvent_t ready, done;
+    bool queued;                   /* the call that queues it has returned */
+    bool sends;                    /* copies between GPUs send on another stream, … */
+    cudaEvent_t ready, done, sent; /* … up to here */
     /* Host memory that the stream sets to 1: it has come to this collective; it is done. */
     volatile uint32_t *reached, *ended;
 };
@@ -49,8 +50,8 @@ void flight_queued(struct flights *flights, struct flight *flight);
 /* Ends one that has nothing to do on the device. */
 void flight_end(struct flights *flights, struct flight *flight);
 
-/* What a stream has to wait for to see the results up to `ticket`; NULL: nothing, they are there. */
-cudaEvent_t flights_event(struct flights *flights, long long ticket);
+/* Lets a stream wait for the results of `ticket`, unless they are there. */
+void flights_wait(struct flights *flights, cudaStream_t stream, long long ticket);
 /* Before `comm`, which has nothing in flight any more, is freed. */
 void flights_forget(struct flights *flights, const struct comm *comm);
 

@@ -169,6 +169,7 @@ struct flights *flights_open(void) {
         struct flight *flight = &flights->ring[i];
         flight->ready = new_event();
         flight->done = new_event();
+        flight->sent = new_event();
         flight->reached = flights->marks + 2 * i;
         flight->ended = flights->marks + 2 * i + 1;
     }
@@ -190,6 +191,7 @@ void flights_close(struct flights *flights) {
     for (int i = 0; i < MOST; i++) {
         CUDA_CHECK(cudaEventDestroy(flights->ring[i].ready), "closing NCCL's events");
         CUDA_CHECK(cudaEventDestroy(flights->ring[i].done), "closing NCCL's events");
+        CUDA_CHECK(cudaEventDestroy(flights->ring[i].sent), "closing NCCL's events");
     }
     CUDA_CHECK(cudaFreeHost((void *)flights->marks), "closing NCCL's stream");
     CUDA_CHECK(cudaStreamDestroy(flights->stream), "closing NCCL's stream");
@@ -217,6 +219,7 @@ struct flight *flight_begin(struct flights *flights, struct flight what) {
     what.queued = false;
     what.ready = flight->ready;
     what.done = flight->done;
+    what.sent = flight->sent;
     what.reached = flight->reached;
     what.ended = flight->ended;
     *flight = what;
@@ -242,6 +245,7 @@ void flight_follow(struct flights *flights, struct flight *flight, cudaStream_t 
 
 void flight_queued(struct flights *flights, struct flight *flight) {
     CUDA_CHECK(cudaEventRecord(flight->done, flights->stream), flight->what); /* first: streams wait for it */
+    if (flight->sends) CUDA_CHECK(cudaStreamWaitEvent(flights->stream, flight->sent, 0), flight->what);
     set_mark(flights, flight->ended);
     pthread_mutex_lock(&flights->lock);
     flight->queued = true;
@@ -255,14 +259,23 @@ void flight_end(struct flights *flights, struct flight *flight) {
     pthread_mutex_unlock(&flights->lock);
 }
 
-cudaEvent_t flights_event(struct flights *flights, long long ticket) {
-    cudaEvent_t event = NULL;
+/* Of this one, not of a later one that is still in flight when this one is not; NULL: of none. */
+static const struct flight *find(struct flights *flights, long long ticket) {
+    const struct flight *found = NULL;
     pthread_mutex_lock(&flights->lock);
     retire(flights);
-    for (long long s = flights->ended + 1; s <= flights->begun && !event; s++)
-        if (flight_at(flights, s)->ticket >= ticket) event = flight_at(flights, s)->done;
+    for (long long s = flights->ended + 1; s <= flights->begun && !found; s++)
+        if (flight_at(flights, s)->ticket == ticket) found = flight_at(flights, s);
     pthread_mutex_unlock(&flights->lock);
-    return event;
+    return found;
+}
+
+/* Waits for both events itself, as one of them would be known a step later behind the other's stream. */
+void flights_wait(struct flights *flights, cudaStream_t stream, long long ticket) {
+    const struct flight *flight = find(flights, ticket);
+    if (!flight) return;
+    CUDA_CHECK(cudaStreamWaitEvent(stream, flight->done, 0), "waiting for a collective");
+    if (flight->sends) CUDA_CHECK(cudaStreamWaitEvent(stream, flight->sent, 0), "waiting for a collective");
 }
 
 void flights_forget(struct flights *flights, const struct comm *comm) {

@@ -19,8 +19,7 @@ struct peers {
     struct comm *comm;
     cudaStream_t receives; /* of all collectives */
     cudaStream_t sends;    /* of these only */
-    cudaEvent_t sent;      /* what `sends` has queued so far; … */
-    cudaEvent_t before;    /* … and what `receives` has */
+    cudaEvent_t before;    /* what `receives` has queued so far */
     cudaEvent_t summed;    /* the last export, if it was a sum, is there */
     bool sum_exported;
     char *places;             /* this rank's block, … */
@@ -143,7 +142,6 @@ struct peers *peers_open(struct comm *comm, cudaStream_t stream) {
     CUDA_CHECK(cudaDeviceGetStreamPriorityRange(&least, &greatest), "opening the peers' stream");
     CUDA_CHECK(cudaStreamCreateWithPriority(&peers->sends, cudaStreamNonBlocking, greatest),
                "opening the peers' stream");
-    CUDA_CHECK(cudaEventCreateWithFlags(&peers->sent, cudaEventDisableTiming), "opening the peers' stream");
     CUDA_CHECK(cudaEventCreateWithFlags(&peers->before, cudaEventDisableTiming), "opening the peers' stream");
     CUDA_CHECK(cudaEventCreateWithFlags(&peers->summed, cudaEventDisableTiming), "opening the peers' stream");
     if (map_places(peers, 0)) return peers;
@@ -156,7 +154,6 @@ void peers_close(struct peers *peers) {
     synchronize(peers);
     comm_barrier(peers->comm); /* nobody copies from or to this rank any more */
     drop_places(peers);
-    CUDA_CHECK(cudaEventDestroy(peers->sent), "closing the peers' stream");
     CUDA_CHECK(cudaEventDestroy(peers->before), "closing the peers' stream");
     CUDA_CHECK(cudaEventDestroy(peers->summed), "closing the peers' stream");
     CUDA_CHECK(cudaStreamDestroy(peers->sends), "closing the peers' stream");
@@ -235,13 +232,6 @@ static void pull(struct peers *peers, int peer, char *out, const char *from, siz
     stream_write_value(peers->receives, &numbers_of(peers, peer)->pulled[comm->rank], peers->exports + 1);
 }
 
-/* What is queued on `receives` from now on follows all that `sends` has: pieces have left, so that the caller
- * may use their memory. */
-static void follow_sends(struct peers *peers) {
-    CUDA_CHECK(cudaEventRecord(peers->sent, peers->sends), "ordering copies");
-    CUDA_CHECK(cudaStreamWaitEvent(peers->receives, peers->sent, 0), "ordering copies");
-}
-
 static void reduce_scatter(struct peers *peers, const struct operation *operation) {
     const struct comm *comm = peers->comm;
     size_t bytes = operation->count * dtype_size(operation->dtype);
@@ -250,21 +240,25 @@ static void reduce_scatter(struct peers *peers, const struct operation *operatio
     add_pieces(peers, operation->dtype, operation->out, NULL, operation->adds ? operation->out : NULL,
                operation->in + (size_t)comm->rank * bytes, operation->count);
     peers->pushes++;
-    follow_sends(peers);
 }
 
-/* Where the others find this rank's slice, if they reach it where it is: its offset in the shared block, the
- * same on all ranks. */
-static bool find_shared(const struct peers *peers, const struct operation *operation, size_t *offset) {
+/* Where each rank finds the others' slices, if they reach them where they lie: rank r's at *offset + r ·
+ * *stride in r's shared block. The same on all ranks, as each calls with its block's same places: with slices
+ * that lie alike, or, in place, each in its own place of the whole. */
+static bool find_shared(const struct peers *peers, const struct operation *operation, size_t bytes,
+                        size_t *offset, size_t *stride) {
     const char *memory = peers->shared.memory;
-    *offset = (size_t)(operation->in - memory);
-    return memory && operation->in >= memory && operation->in < memory + peers->shared.bytes;
+    if (!memory || operation->in < memory || operation->in >= memory + peers->shared.bytes) return false;
+    bool in_place = operation->in == operation->out + (size_t)peers->comm->rank * bytes;
+    *offset = (size_t)((in_place ? operation->out : operation->in) - memory);
+    *stride = in_place ? bytes : 0;
+    return true;
 }
 
 static void all_gather(struct peers *peers, const struct operation *operation) {
     const struct comm *comm = peers->comm;
-    size_t bytes = operation->count * dtype_size(operation->dtype), offset;
-    bool shared = find_shared(peers, operation, &offset);
+    size_t bytes = operation->count * dtype_size(operation->dtype), offset, stride;
+    bool shared = find_shared(peers, operation, bytes, &offset, &stride);
     char *own = operation->out + (size_t)comm->rank * bytes;
     if (peers->sum_exported) /* numbers grow: this export comes after that one, on whatever stream */
         CUDA_CHECK(cudaStreamWaitEvent(peers->sends, peers->summed, 0), "ordering exports");
@@ -274,13 +268,12 @@ static void all_gather(struct peers *peers, const struct operation *operation) {
     if (operation->in != own) copy(peers->sends, own, operation->in, bytes);
     for (int k = 1; k < comm->size; k++) {
         int peer = other(comm, k);
-        const char *from =
-            shared ? peers->shared.blocks[peer] + offset : place(peers, peer, peer, peers->exports);
+        const char *from = shared ? peers->shared.blocks[peer] + offset + (size_t)peer * stride
+                                  : place(peers, peer, peer, peers->exports);
         pull(peers, peer, operation->out + (size_t)peer * bytes, from, bytes);
     }
     peers->exports++;
     if (shared) await_pulled(peers, peers->receives, peers->exports); /* the caller may write there again */
-    follow_sends(peers);
 }
 
 static void all_reduce(struct peers *peers, const struct operation *operation) {
@@ -304,14 +297,14 @@ static void all_reduce(struct peers *peers, const struct operation *operation) {
     }
     peers->pushes++;
     peers->exports++;
-    follow_sends(peers);
 }
 
 bool peers_serve(const struct peers *peers, const struct operation *operation) {
     return peers && peer_copies_do(operation);
 }
 
-void peers_queue(struct peers *peers, const struct operation *operation, cudaEvent_t ready) {
+void peers_queue(struct peers *peers, const struct operation *operation, cudaEvent_t ready,
+                 cudaEvent_t sent) {
     make_room(peers, peer_place_bytes(operation));
     CUDA_CHECK(cudaStreamWaitEvent(peers->sends, ready, 0), "ordering copies");
     if (operation->follows) { /* makes use of what a collective before it leaves */
@@ -321,4 +314,5 @@ void peers_queue(struct peers *peers, const struct operation *operation, cudaEve
     if (operation->collective == REDUCE_SCATTER) reduce_scatter(peers, operation);
     if (operation->collective == ALL_GATHER) all_gather(peers, operation);
     if (operation->collective == ALL_REDUCE) all_reduce(peers, operation);
+    CUDA_CHECK(cudaEventRecord(sent, peers->sends), "ordering copies");
 }

@@ -86,11 +86,17 @@ __device__ inline void attend_warp(const cached_arguments<T> &in, const cached_p
     *sum_out = sum;
 }
 
+/* Elements that the query gets in shared memory: compiled code reads it by fours, past an odd end, too, where
+ * others would be writing meanwhile. */
+__host__ __device__ inline size_t query_room(size_t dim) {
+    return (dim + 3) / 4 * 4;
+}
+
 template <typename T> __global__ void __launch_bounds__(THREADS) attend_kernel(cached_arguments<T> in) {
     extern __shared__ float shared[];
     __shared__ float tops[WARPS], sums[WARPS];
     wait_for_earlier_work();
-    float *query = shared, *means = shared + in.dim; /* means [WARPS, dim] */
+    float *query = shared, *means = shared + query_room(in.dim); /* means [WARPS, dim] */
     const cached_place p = place_of(in);
     const int warp = (int)threadIdx.x / 32, thread = (int)threadIdx.x;
     const T *from = in.qkv + (size_t)blockIdx.x * 3 * in.dim;
@@ -137,7 +143,7 @@ void attention_cached(struct stream *stream, enum dtype dtype, void *out, const 
         in.dim = (int)head_dim;
         in.scale = 1.0f / sqrtf((float)head_dim);
         const unsigned blocks = (unsigned)((size_t)rows->count * heads);
-        const size_t shared = (1 + WARPS) * head_dim * sizeof(float);
+        const size_t shared = (query_room(head_dim) + WARPS * head_dim) * sizeof(float);
         launch(stream, store_kernel<T>, blocks, THREADS, 0, "attention_cached", in);
         launch(stream, attend_kernel<T>, blocks, THREADS, shared, "attention_cached", in);
     });

@@ -139,8 +139,16 @@ static void release_host(void *pointer) {
         free(pointer);
 }
 
+/* The driver has 8 queues unless told otherwise, and streams that share one wait for each other: also for one
+ * that waits for another GPU, which may wait for this one. */
+static void ask_for_queues(void) {
+    if (setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0) != 0)
+        fail("the environment has no room for CUDA_DEVICE_MAX_CONNECTIONS");
+}
+
 struct device *device_open(const struct device_options *options) {
     struct device *device = xcalloc(1, sizeof *device);
+    ask_for_queues();
     device->options = *options;
     device->ordinal = choose_device(options);
     device->cores = open_cores(options);
