@@ -209,14 +209,8 @@ static void folders_are_numbered(void **state) {
     }
 }
 
-/* One line of error, with this part, and nothing else. */
 static void check_error(const char *arguments, const char *part) {
-    struct command_result result = compare(arguments);
-    if (result.exit_code != 1 || strncmp(result.err, "error: ", 7) != 0 || !strstr(result.err, part) ||
-        strchr(result.err, '\n') != result.err + strlen(result.err) - 1)
-        fail_msg("compare %s: exit code %d: %s", arguments, result.exit_code, result.err);
-    assert_string_equal(result.out, "");
-    command_free(&result);
+    check_program_refuses(compare(arguments), arguments, part);
 }
 
 static void mistakes_are_one_line(void **state) {

@@ -317,14 +317,8 @@ static void rates_of_a_gpu(void **state) {
 
 /* ---- mistakes ---- */
 
-/* One line of error, with this part, and nothing else. */
 static void check_error(const char *arguments, const char *part) {
-    struct command_result result = plan(arguments);
-    if (result.exit_code != 1 || strncmp(result.err, "error: ", 7) != 0 || !strstr(result.err, part) ||
-        strchr(result.err, '\n') != result.err + strlen(result.err) - 1)
-        fail_msg("plan %s: exit code %d: %s", arguments, result.exit_code, result.err);
-    assert_string_equal(result.out, "");
-    command_free(&result);
+    check_program_refuses(plan(arguments), arguments, part);
 }
 
 #define HERE "01-baseline " PROGRAMS
