@@ -47,9 +47,8 @@ void peers_share(struct peers *peers, void *memory, size_t bytes);
 bool peers_serve(const struct peers *peers, const struct operation *operation);
 /* Queues it, behind `ready` and what the collectives' stream waits for already. It is done when that stream
  * has come so far, and at `sent`: when pieces have left, so that the caller may use their memory, and this
- * rank's own slice is where it belongs. Where it needs larger places
- * than any before, waits for the ranks and makes them: booked under buffers, SLOTS · size slices of the
- * largest collective. */
+ * rank's own slice is where it belongs. Where it needs larger places than any before, waits for the ranks and
+ * makes them: booked under buffers, SLOTS · size slices of the largest collective. */
 void peers_queue(struct peers *peers, const struct operation *operation, cudaEvent_t ready, cudaEvent_t sent);
 
 /* out [count] (and `copy`, unless NULL) = parts[0] + parts[1] + … in this order, in fp32 (fp64 for FP64),
