@@ -7,7 +7,7 @@
  *
  *     unit u   |  slice 0   |  slice 1   |  slice 2   |  slice 3   |
  *     rank 1                |  m, v      |                            updates its slice of the parameters
- * from |  master    |                            its slice of the summed gradients
+ *                           |  master    |                            from its slice of the summed gradients
  *
  * My slices of all units lie one behind the other (unit.slice_offset). In fp32 there are no separate masters:
  * the parameters themselves are what AdamW works on.

@@ -7,7 +7,8 @@
  *                        0                  1                   2                    3
  *     parameters kept    whole              whole               whole                slices
  *     use                –                  waits for the       as 1                 gathers
- * (parameter_shard) update's gather gradients kept     whole              whole               slices slices
+ *                                           update's gather                          (parameter_shard)
+ *     gradients kept     whole              whole               slices               slices
  *     reduce             all-reduce in the  reduce-scatter in   in every micro-batch (gradient_shard)
  *                        last micro-batch   the last one
  *     optimizer's state  whole              slices (optimizer_shard, or on the host: host_optimizer)

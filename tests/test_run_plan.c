@@ -120,6 +120,36 @@ static void like_runs(void **state) {
     }
 }
 
+/* Ranks whose packs are of other lengths: in each of the UPDATES the one with the most products counts. */
+static void waiting_for_the_busiest(void **state) {
+    enum { RANKS = 3, UPDATES = 4 };
+    (void)state;
+    if (!training_has_dry()) skip();
+    const char *settings = "--model_name_or_path random:tiny --max_seq_length 128 --train_file "
+                           "synthetic:60x20-128 --per_device_train_batch_size 1 "
+                           "--gradient_accumulation_steps 2 --max_steps 4 --eval_strategy no --fp16 false";
+    double first = 0, largest[UPDATES] = {0}, sum = 0;
+    for (int rank = 0; rank < RANKS; rank++) {
+        struct training run = training_run_dry("02-zero1", rank, RANKS, settings);
+        const json_t *work = json_object_get(training_event(&run, "summary", -1), "update_work");
+        assert_int_equal(json_array_size(work), UPDATES);
+        for (size_t u = 0; u < UPDATES; u++) {
+            double flops = json_number_value(json_array_get(json_array_get(work, u), 0));
+            if (rank == 0) first += flops;
+            if (flops > largest[u]) largest[u] = flops;
+        }
+        training_free(&run);
+    }
+    for (int u = 0; u < UPDATES; u++) sum += largest[u];
+    char *arguments = xformat("02-zero1 " PROGRAMS "--device cpu --ranks %d --nodes 1 %s", RANKS, settings);
+    json_t *document = plan_document(arguments);
+    double planned = training_number(row_at(document, 0), "work.product_flops");
+    if (fabs(planned * UPDATES / sum - 1) > 1e-9 || sum <= 1.02 * first)
+        fail_msg("plan %.0f, the busiest %.0f, rank 0 %.0f", planned * UPDATES, sum, first);
+    json_decref(document);
+    free(arguments);
+}
+
 /* ---- beside what was measured on GPUs ---- */
 
 #define ON_HOST "--zero_stage 3 --offload_optimizer cpu --offload_param cpu --pin_memory "
@@ -371,6 +401,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(mistakes_are_one_line),
         cmocka_unit_test(like_runs),
+        cmocka_unit_test(waiting_for_the_busiest),
         cmocka_unit_test(like_gpus),
         cmocka_unit_test(what_fits),
         cmocka_unit_test(several_nodes),

@@ -199,9 +199,12 @@ void comm_host_gather(struct comm *comm, void *all, const void *mine, size_t byt
 /* ---- bytes sent by this rank, counted from the calls' arguments ----
  *
  * With N ranks and c = count · dtype_size, a rank sends in all
- *   all_reduce       c − s to reduce and (N − 1) s to gather, s being its own of N slices (sizes differ by
- * one element) reduce_scatter   (N − 1) c all_gather       (N − 1) c all_to_all       its send_counts, but
- * for its own broadcast        (N − 1) c from the root, nothing from the others
+ *   all_reduce       c − s to reduce and (N − 1) s to gather, s being its own of N slices, whose sizes differ
+ *                    by one element at most
+ *   reduce_scatter   (N − 1) c
+ *   all_gather       (N − 1) c
+ *   all_to_all       its send_counts, but for its own
+ *   broadcast        (N − 1) c from the root, nothing from the others
  */
 
 struct comm_bytes {

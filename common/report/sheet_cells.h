@@ -19,10 +19,11 @@
  *                object is short for it. "own": the participant's own cell; "given": the sheet's.
  *   "parts"      instead: a list of objects, each laid over the rest, with " / " between their numbers
  *   "predicted"  true: a prediction of that number, which people fill in
- *   "stage", "ranks", "precision" (default fp32; "*": any), "backend" ("dry", or one that computes, the
- * default) "over", "dividing", "less_than"   an object, laid over the rest: the number of that other run, by
- * which this one's is divided, which is divided by it, from which it is taken "times"      a factor, or
- * "ranks_per_node"
+ *   "stage", "ranks", "precision" (default fp32; "*": any), "backend" ("dry"; default: one that computes)
+ *   "over", "dividing", "less_than"
+ *                an object, laid over the rest: the number of that other run, by which this one's is divided,
+ *                which is divided by it, from which it is taken
+ *   "times"      a factor, or "ranks_per_node"
  *
  * and any setting ("max_steps"): the run has that value, "*" any, and the stage's default where nothing is
  * said.

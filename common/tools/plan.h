@@ -35,7 +35,7 @@
  *   host_node_bytes     peak of the host's total, times the ranks of a node
  *   sent                {COLLECTIVE: {"inside_bytes", "across_bytes"}, …, "total"}: by a rank in an update
  *   leaves_node_bytes   in an update, all its ranks
- *   work                {"product_flops", "bytes", "copied_bytes"}: of a rank in an update
+ *   work                {"product_flops", "bytes", "copied_bytes"}: in an update, of the busiest rank
  *   seconds             {"compute", "communication", "hidden", "exposed", "link", "host", "update"}
  *   examples_per_second of all ranks
  *   fits                true or false with a card (device and, where given, host memory), else null
@@ -115,11 +115,12 @@ struct plan_case {
     int ranks, nodes;
 };
 
-/* What the dry backend counted, of a rank in an update where nothing else is said. */
+/* What the dry backend counted, of rank 0 in an update where nothing else is said. */
 struct plan_counts {
     json_t *run, *memory; /* events; memory the largest over the ranks that were played */
     double packs, inside[COLLECTIVES], across[COLLECTIVES];
-    double product_flops, bytes, copied_bytes;
+    double product_flops, bytes; /* of the rank that has the most products in an update */
+    double copied_bytes;
 };
 
 /* Calls add() for each row of a stage, in order. `chosen`: the user's settings say what it is. */

@@ -77,6 +77,28 @@ static void keep_largest(json_t *kept, const json_t *event) {
     }
 }
 
+/* Work of a run, update by update: [[FLOP of products, bytes], …]. */
+static json_t *work_of_updates(const struct run_metrics *metrics) {
+    return json_object_get(metrics->summary, "update_work");
+}
+
+/* Keeps of each update the rank's that has more products. */
+static void keep_slowest(json_t *kept, const json_t *work) {
+    for (size_t u = 0; u < json_array_size(kept); u++) {
+        json_t *mine = json_array_get(json_array_get(kept, u), 0), *other = json_array_get(work, u);
+        if (json_number_value(json_array_get(other, 0)) > json_number_value(mine))
+            json_array_set(kept, u, other);
+    }
+}
+
+/* Of all updates: number 0 products, 1 bytes. */
+static double sum_of(const json_t *work, size_t number) {
+    double sum = 0;
+    for (size_t u = 0; u < json_array_size(work); u++)
+        sum += json_number_value(json_array_get(json_array_get(work, u), number));
+    return sum;
+}
+
 static void add_work(struct plan_counts *counts, const struct run_metrics *metrics, double factor) {
     const json_t *summary = metrics->summary;
     counts->product_flops += factor * run_metrics_number(summary, "work.product_flops");
@@ -129,8 +151,9 @@ static bool count_work(struct plan_counts *counts, const struct plan_options *op
                    error);
 }
 
-/* Ranks have packs of other lengths where the user's text is read: the largest memory counts. */
-static bool play_others(struct plan_counts *counts, const struct plan_options *options,
+/* Ranks have packs of other lengths where the user's text is read: the largest memory counts, and in each
+ * update the work of the rank that the others wait for. `slowest`: at first rank 0's. */
+static bool play_others(struct plan_counts *counts, json_t *slowest, const struct plan_options *options,
                         const struct plan_case *row, struct error *error) {
     int step = row->ranks <= MOST_PLAYED ? 1 : row->ranks - 1;
     for (int rank = step; options->own_text && rank < row->ranks; rank += step) {
@@ -139,9 +162,23 @@ static bool play_others(struct plan_counts *counts, const struct plan_options *o
         if (!play(&program, options, &metrics, error)) return false;
         json_object_del(metrics.memory, "event");
         keep_largest(counts->memory, metrics.memory);
+        keep_slowest(slowest, work_of_updates(&metrics));
         run_metrics_free(&metrics);
     }
     return true;
+}
+
+/* All that can fail once rank 0's run is read. `first`: its work, update by update. */
+static bool count_all(struct plan_counts *counts, const json_t *first, const struct plan_options *options,
+                      const struct plan_case *row, struct error *error) {
+    json_t *slowest = json_deep_copy(first);
+    bool good = play_others(counts, slowest, options, row, error) && count_work(counts, options, row, error);
+    if (good && sum_of(first, 0) > 0) {
+        counts->product_flops *= sum_of(slowest, 0) / sum_of(first, 0);
+        counts->bytes *= sum_of(slowest, 1) / sum_of(first, 1);
+    }
+    json_decref(slowest);
+    return good;
 }
 
 bool plan_dry(struct plan_counts *counts, const struct plan_options *options, const struct plan_case *row,
@@ -150,9 +187,9 @@ bool plan_dry(struct plan_counts *counts, const struct plan_options *options, co
     struct program program = program_of(options, row, 0);
     struct run_metrics metrics;
     if (!play(&program, options, &metrics, error)) return false;
-    bool good = read_first(counts, &metrics, error);
+    bool good = read_first(counts, &metrics, error) &&
+                count_all(counts, work_of_updates(&metrics), options, row, error);
     run_metrics_free(&metrics);
-    good = good && play_others(counts, options, row, error) && count_work(counts, options, row, error);
     if (!good) plan_counts_free(counts);
     return good;
 }

@@ -1,24 +1,30 @@
 /*
  * The time of an update, from what the dry backend counted and from rates. It is a sum of few terms:
  *
- *   compute        operations of products ÷ their rate + bytes of all kernels ÷ the memory's, one after the
- *                  other
- *   communication  bytes sent inside a node ÷ the rate inside, and what leaves a node ÷ the rate across. In
- *                  stage 06's two levels one after the other. In one level both go at once, so the longer
- *                  counts; and with GPUs NCCL's rings, in which all that a rank sends goes to one neighbour:
- *                  one rank of a node sends it across, not all of them, as the bytes of pairwise exchanges
- * say hidden         of it what goes on behind computation: reduce-scatters (and stage 01's all-reduce)
- * behind the backward that they belong to, all-gathers of stage 3 behind forward and backward, of stages 1
- * and 2 behind AdamW on the CPU or the next forward. A second of it costs the computation a part of a second,
- * the rate `hidden`: it takes memory bandwidth, and NCCL's kernels take processor cores exposed        the
- * rest, and the rows of the look-up: nothing else is done meanwhile link           copies between device and
- * host in forward and backward. From pinned memory behind the computation, so the longer of the two counts;
- * from pageable memory one after the other host           AdamW on the CPU: what it moves through host memory
- * ÷ its rate, which a node's ranks share. In forward and backward the same memory carries the copies, and
- * gradients that the CPU adds up: where that takes longest, it is what counts there
+ * compute: operations of products ÷ their rate + bytes of all kernels ÷ the memory's, one after the other, on
+ * the rank that has the most to do, as the others wait for it.
  *
- * Left out are gaps between kernels, smaller products' lower rates, the first unit's gather, and waiting for
- * slower ranks.
+ * communication: bytes sent inside a node ÷ the rate inside, and what leaves a node ÷ the rate across. In
+ * stage 06's two levels one after the other. In one level both go at once, so the longer counts; and with
+ * GPUs NCCL's rings, in which all that a rank sends goes to one neighbour: one rank of a node sends it
+ * across, not all of them, as the bytes of pairwise exchanges say.
+ *
+ * hidden: of it what goes on behind computation: reduce-scatters (and stage 01's all-reduce) behind the
+ * backward that they belong to, all-gathers of stage 3 behind forward and backward, of stages 1 and 2 behind
+ * AdamW on the CPU or the next forward. A second of it costs the computation a part of a second, the rate
+ * `hidden`: it takes memory bandwidth, and NCCL's kernels take processor cores.
+ *
+ * exposed: the rest, and the rows of the look-up: nothing else is done meanwhile.
+ *
+ * link: copies between device and host in forward and backward. From pinned memory behind the computation, so
+ * the longer of the two counts; from pageable memory one after the other.
+ *
+ * host: AdamW on the CPU: what it moves through host memory ÷ its rate, which a node's ranks share. In
+ * forward and backward the same memory carries the copies, and gradients that the CPU adds up: where that
+ * takes longest, it is what counts there.
+ *
+ * Left out are gaps between kernels, smaller products' lower rates, the first unit's gather, and the choice
+ * of algorithms for products of a size that comes for the first time.
  */
 #include <math.h>
 #include <stdlib.h>

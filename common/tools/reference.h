@@ -13,14 +13,17 @@
  *
  * A RUN:
  *
- *   "backend"    how it is made: "cpu", "dry" or "cuda"; "plan" is no run, but the first row of ./workshop
- * plan "stage", "ranks", "settings"    likewise; settings are words of the command line "timed"      true: it
- * needs the machine for itself "base"       ID of the run that its speed is divided by, and that its losses
- * are compared with "command"    how people make it, where that is not ./workshop run STAGE … "source" where
- * its results are from, where it is no run of this kit: these are written by hand "results"    "date",
- * "commit", "losses" and "norms" (of the first updates), "evals", and the events of metrics.jsonl of these
- * names: "run", "memory", "memory_samples", "communication", "summary". Without what says nothing on another
- * machine; of a dry run without what it did not compute
+ *   "backend"    how it is made: "cpu", "dry" or "cuda"; "plan" is no run, but the first row of a plan
+ *   "stage", "ranks", "settings"
+ *                likewise; settings are words of the command line
+ *   "timed"      true: it needs the machine for itself
+ *   "base"       ID of the run that its speed is divided by, and that its losses are compared with
+ *   "command"    how people make it, where that is not ./workshop run STAGE …
+ *   "source"     where its results are from, where it is no run of this kit: these are written by hand
+ *   "results"    "date", "commit", "losses" and "norms" (of the first updates), "evals", and the events of
+ *                metrics.jsonl of these names: "run", "memory", "memory_samples", "communication",
+ *                "summary". Without what says nothing on another machine; of a dry run without what it did
+ *                not compute
  *
  * A TABLE has "title", "sheet" (the question that it answers, FILE.md#HEADING), "text", "corner" (the first
  * cell), and one of three forms:

@@ -6,7 +6,9 @@
  *   task_lay.c        the participant's folder: the sources without these functions, and TASK.md
  *   task_stages.c     what each stage promises, and hints for promises that are broken
  *   task_check.c      builds a participant's folder, runs it and stage 01 beside it, names the first broken
- * promise task_judge.c      compares the two runs task_model.c      the small model that these runs train
+ *                     promise
+ *   task_judge.c      compares the two runs
+ *   task_model.c      the small model that these runs train
  *   task_process.c    programs with a time limit
  *
  * A function is part of a task where the comment right above its definition, at the beginning of a line,

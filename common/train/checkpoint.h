@@ -2,11 +2,13 @@
  * Run checkpoints: a folder checkpoint-<update> in output_dir that a run can go on from with the same bits,
  * at another world size and in another stage.
  *
- *   config.json, tokenizer files, model.safetensors   what Transformers loads (parameters in the run's
- * precision) optimizer-RRRRR-of-NNNNN.safetensors              what rank R owns of the optimizer's state: for
- * every piece of a unit fp32 moments m and v and, in half precision, the master parameters state.json the
- * run's state: updates done, loss scale, loss sums, … manifest.json                                     every
- * file and its size; written last
+ *   config.json, tokenizer files, model.safetensors
+ *                    what Transformers loads (parameters in the run's precision)
+ *   optimizer-RRRRR-of-NNNNN.safetensors
+ *                    what rank R owns of the optimizer's state: for every piece of a unit fp32 moments m and
+ *                    v and, in half precision, the master parameters
+ *   state.json       the run's state: updates done, loss scale, loss sums, …
+ *   manifest.json    every file and its size; written last
  *
  * A checkpoint is written as checkpoint-<update>.part, every file synced, the manifest last, then renamed: a
  * crash at any moment leaves the previous one whole. One whose manifest is missing or does not hold is not

@@ -65,6 +65,7 @@ static void open_machine(struct session *s, int count, char **arguments) {
     comm_count_bytes(s->comm, false); /* until session_begin: setting up is not training */
     s->stream = stream_open(s->device, "compute");
     s->phases = phases_open(s->stream, settings->time_phases);
+    if (!device_computes()) s->update_work = json_array();
 }
 
 /* The kit's own file; its absence means a broken installation. */
@@ -323,6 +324,7 @@ void session_open(struct session *session, const char *stage, int count, char **
 bool session_next(struct session *s) {
     if (s->step >= s->updates || s->leaving) return false;
     batches_update(s->batches, s->step, &s->update);
+    s->work_before = device_work(s->device);
     phases_begin(s->phases, s->rates.running);
     if (!s->rates.running) {
         s->rates.running = true;
@@ -376,6 +378,7 @@ void session_close(struct session *s) {
     comm_close(s->comm);
     device_close(s->device);
     json_decref(s->resume_state);
+    json_decref(s->update_work);
     free(s->resume);
     free(s->output_dir);
     free(s->model_directory);

@@ -136,6 +136,14 @@ static void heed_warning(struct session *s) {
                      s->step, s->updates);
 }
 
+static void note_work(struct session *s) {
+    struct work work = device_work(s->device);
+    json_t *update = json_array();
+    json_array_append_new(update, json_number(work.product_flops - s->work_before.product_flops));
+    json_array_append_new(update, json_number(work.bytes - s->work_before.bytes));
+    json_array_append_new(s->update_work, update);
+}
+
 void session_update_done(struct session *s) {
     phases_end(s->phases);
     collect(s);
@@ -149,6 +157,7 @@ void session_update_done(struct session *s) {
     s->rates.examples += s->update.examples;
     s->rates.tokens += (double)s->update.tokens;
     s->rates.all_examples += s->update.examples;
+    if (s->update_work) note_work(s);
     if (s->step - s->first_step == SESSION_WARM_UP && s->updates - s->first_step > SESSION_WARM_UP) {
         session_drain(s);
         s->rates.examples = s->rates.tokens = s->rates.flops = s->rates.seconds = 0;
@@ -291,6 +300,7 @@ static void report_summary(struct session *s, double peak_bytes) {
     json_object_set_new(summary, "peak_memory_mib", json_number(peak_bytes / (1 << 20)));
     json_object_set_new(summary, "packs", json_integer((json_int_t)s->packs));
     json_object_set_new(summary, "work", work_json(device_work(s->device)));
+    json_object_set_new(summary, "update_work", s->update_work ? json_incref(s->update_work) : json_null());
     json_object_set_new(summary, "world_size", json_integer(s->world_size));
     json_object_set_new(summary, "stage", json_string(s->stage));
     json_object_set_new(summary, "steps", json_integer(s->step));

@@ -8,9 +8,9 @@
  *
  *                query 0 ─ 15   16 ─ 31   32 ─ 47   48 ─ 63     (strips of LANES queries)
  *      key  0 ─ 15     ██████    ██████    ██████    ██████
- *          16 ─ 31               ██████    ██████    ██████     a tile on the diagonal: of each strip, only
- * the 32 ─ 47                         ██████    ██████     keys that it sees, in whole blocks of LANES, are
- *          48 ─ 63                                   ██████     computed, and later read
+ *          16 ─ 31               ██████    ██████    ██████     a tile on the diagonal: of each strip,
+ *          32 ─ 47                         ██████    ██████     only keys that it sees, in whole blocks of
+ *          48 ─ 63                                   ██████     LANES, are computed, and later read
  *
  * Operands are first copied to fp32 tiles [TILE][width], zeros from head_dim to `width`, a multiple of LANES,
  * and after their last row: so no head dimension and no length of a sequence needs code of its own.
