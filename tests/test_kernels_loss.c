@@ -142,7 +142,7 @@ static void test_not_finite(void **state) {
 static void test_sums(void **state) {
     (void)state;
     struct stream *stream = kernels_stream();
-    static const size_t counts[] = {0, 1, 77, 16384, 16385, 300001};
+    static const size_t counts[] = {0, 1, 77, 4096, 4097, 16385, 300001, 4500001};
     for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
         size_t count = counts[i];
         for (int d = 0; d < DTYPES; d++) {
@@ -164,6 +164,47 @@ static void test_sums(void **state) {
             free(x);
         }
     }
+}
+
+enum { SUMS = 4, ROUNDS = 25 };
+
+/* Adds the sums of the arrays to *total, one after the other, ROUNDS times; with `alone`, waits for each. */
+static void add_sums(struct stream *stream, double *total, float *const *arrays, const size_t *counts,
+                     bool alone) {
+    for (int round = 0; round < ROUNDS; round++)
+        for (int i = 0; i < SUMS; i++) {
+            sum_of_squares(stream, FP32, total, arrays[i], counts[i]);
+            if (alone) stream_synchronize(stream);
+        }
+}
+
+/* Sums that follow each other, or run beside another stream's, have the bits that they have alone. */
+static void test_sums_of_two_streams(void **state) {
+    (void)state;
+    static const size_t counts[SUMS] = {300001, 5, 4100, 70000}; /* of many blocks, one and two */
+    struct stream *streams[] = {kernels_stream(), stream_open(stream_device(kernels_stream()), "other")};
+    float *arrays[SUMS];
+    const double one = 1;
+    for (int i = 0; i < SUMS; i++) {
+        double *x = random_values(FP32, counts[i], 1);
+        arrays[i] = to_device(FP32, x, counts[i]);
+        free(x);
+    }
+    double *totals[] = {to_device(FP64, &one, 1), to_device(FP64, &one, 1), to_device(FP64, &one, 1)};
+    add_sums(streams[0], totals[2], arrays, counts, true);
+    for (int s = 0; s < 2; s++) add_sums(streams[s], totals[s], arrays, counts, false);
+    stream_synchronize(streams[1]);
+    double *alone = from_device(FP64, totals[2], 1);
+    for (int s = 0; s < 2; s++) {
+        double *beside = from_device(FP64, totals[s], 1);
+        assert_true(*alone > 1 && *beside == *alone);
+        free(beside);
+        release(totals[s]);
+    }
+    free(alone);
+    release(totals[2]);
+    for (int i = 0; i < SUMS; i++) release(arrays[i]);
+    stream_close(streams[1]);
 }
 
 static double squares_of(enum dtype dtype, double first, double second) {
@@ -225,9 +266,12 @@ static void test_same_bits(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_cross_entropy),       cmocka_unit_test(test_finite_differences),
-        cmocka_unit_test(test_not_finite),          cmocka_unit_test(test_sums),
-        cmocka_unit_test(test_squares_of_extremes), cmocka_unit_test(test_same_bits)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_cross_entropy),
+                                       cmocka_unit_test(test_finite_differences),
+                                       cmocka_unit_test(test_not_finite),
+                                       cmocka_unit_test(test_sums),
+                                       cmocka_unit_test(test_sums_of_two_streams),
+                                       cmocka_unit_test(test_squares_of_extremes),
+                                       cmocka_unit_test(test_same_bits)};
     return cmocka_run_group_tests(tests, kernels_setup, kernels_teardown);
 }
