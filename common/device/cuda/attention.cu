@@ -4,7 +4,7 @@
 
 static bool is_tiled(const struct stream *stream, enum dtype dtype, size_t head_dim) {
     const bool dimension = head_dim == 64 || head_dim == 80 || head_dim == 96 || head_dim == 128;
-    return dtype != FP32 && dimension && cuda_capability(stream_device(stream)) >= 80;
+    return dtype != FP32 && dimension && cuda_code(stream_device(stream)) >= 80;
 }
 
 /* Tiles are copied 16 bytes at a time. */

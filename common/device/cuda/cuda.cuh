@@ -79,7 +79,7 @@ void launch(struct stream *stream, void (*kernel)(Parameters...), dim3 blocks, u
     configuration.dynamicSmemBytes = shared_bytes;
     configuration.stream = cuda_stream(stream);
     configuration.attrs = &early;
-    configuration.numAttrs = cuda_capability(stream_device(stream)) >= 90 ? 1 : 0;
+    configuration.numAttrs = cuda_code(stream_device(stream)) >= 90 ? 1 : 0;
     CUDA_CHECK(cudaLaunchKernelEx(&configuration, kernel, Parameters(arguments)...), what);
 }
 

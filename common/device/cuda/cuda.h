@@ -36,9 +36,12 @@ cudaEvent_t cuda_event(const struct event *event);
 int cuda_ordinal(const struct device *device);
 /* Compute capability as 10 · major + minor: 80 for an A100, 90 for an H100. */
 int cuda_capability(const struct device *device);
+/* The one that this program's kernels are compiled for (__CUDA_ARCH__ / 10), where they run on this device: a
+ * lower one where the driver has translated code for an older GPU, which lacks what that does not have. */
+int cuda_code(const struct device *device);
 
-/* An error where this program holds no code that the current device can run. */
-cudaError_t cuda_probe_kernels(void);
+/* Finds cuda_code() of the current device. An error where this program holds no code that it can run. */
+cudaError_t cuda_probe_kernels(int *code);
 
 /* Scratch of a stream's kernels, 256-byte aligned: cuBLASLt's workspace and partial sums. Its content does
  * not outlast a kernel of kernels.h. Booked under buffers when a stream first needs it, and of one size

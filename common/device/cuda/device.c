@@ -20,6 +20,7 @@ struct device {
     struct device_options options;
     int ordinal; /* CUDA's number of it in this process */
     struct cudaDeviceProp properties;
+    int code; /* cuda_code() */
     struct blocks memory, host;
     struct work work;
     struct cores cores;
@@ -158,7 +159,7 @@ struct device *device_open(const struct device_options *options) {
     CUDA_CHECK(cudaGetDeviceProperties(&device->properties, device->ordinal), "opening the GPU");
     refuse_what_it_lacks(device);
     CUDA_CHECK(cudaFree(NULL), "opening the GPU");
-    CUDA_CHECK(cuda_probe_kernels(), device->properties.name);
+    CUDA_CHECK(cuda_probe_kernels(&device->code), device->properties.name);
     blocks_open(&device->memory, "device",
                 options->memory_limit ? options->memory_limit : device->properties.totalGlobalMem);
     blocks_open(&device->host, "host", memory_share(options->node_size));
@@ -213,6 +214,10 @@ int cuda_ordinal(const struct device *device) {
 
 int cuda_capability(const struct device *device) {
     return 10 * device->properties.major + device->properties.minor;
+}
+
+int cuda_code(const struct device *device) {
+    return device->code;
 }
 
 /* ---- memory ---- */

@@ -80,9 +80,11 @@ __global__ void __launch_bounds__(THREADS) value_kernel(float *out, float value,
     if (i < count) out[i] = value;
 }
 
-cudaError_t cuda_probe_kernels(void) {
-    struct cudaFuncAttributes attributes;
-    return cudaFuncGetAttributes(&attributes, (const void *)value_kernel);
+cudaError_t cuda_probe_kernels(int *code) {
+    struct cudaFuncAttributes attributes = {};
+    const cudaError_t error = cudaFuncGetAttributes(&attributes, (const void *)value_kernel);
+    *code = attributes.ptxVersion;
+    return error;
 }
 
 void fill_value(struct stream *stream, float *out, float value, size_t count) {
