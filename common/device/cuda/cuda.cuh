@@ -67,20 +67,30 @@ __device__ inline void wait_for_earlier_work() {
 #endif
 }
 
+/* Each `cluster` blocks that follow each other are on multiprocessors near each other at the same time, and
+ * reach each other's shared memory: from compute capability 9.0 on, and for 8 blocks at most. */
 template <typename... Parameters, typename... Arguments>
-void launch(struct stream *stream, void (*kernel)(Parameters...), dim3 blocks, unsigned threads,
-            size_t shared_bytes, const char *what, Arguments... arguments) {
-    cudaLaunchAttribute early = {};
-    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    early.val.programmaticStreamSerializationAllowed = 1;
+void launch_clusters(struct stream *stream, unsigned cluster, void (*kernel)(Parameters...), dim3 blocks,
+                     unsigned threads, size_t shared_bytes, const char *what, Arguments... arguments) {
+    cudaLaunchAttribute attributes[2] = {};
+    attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[0].val.programmaticStreamSerializationAllowed = 1;
+    attributes[1].id = cudaLaunchAttributeClusterDimension;
+    attributes[1].val.clusterDim = {cluster, 1, 1};
     cudaLaunchConfig_t configuration = {};
     configuration.gridDim = blocks;
     configuration.blockDim = dim3(threads);
     configuration.dynamicSmemBytes = shared_bytes;
     configuration.stream = cuda_stream(stream);
-    configuration.attrs = &early;
-    configuration.numAttrs = cuda_code(stream_device(stream)) >= 90 ? 1 : 0;
+    configuration.attrs = attributes;
+    configuration.numAttrs = cuda_code(stream_device(stream)) < 90 ? 0 : cluster > 1 ? 2 : 1;
     CUDA_CHECK(cudaLaunchKernelEx(&configuration, kernel, Parameters(arguments)...), what);
+}
+
+template <typename... Parameters, typename... Arguments>
+void launch(struct stream *stream, void (*kernel)(Parameters...), dim3 blocks, unsigned threads,
+            size_t shared_bytes, const char *what, Arguments... arguments) {
+    launch_clusters(stream, 1, kernel, blocks, threads, shared_bytes, what, arguments...);
 }
 
 /* ---- one element ---- */
