@@ -183,10 +183,12 @@ static void nccl_start(struct operation *operation, struct stream *stream) {
                                               .number = operation->number,
                                               .ticket = operation->ticket,
                                               .timeout = comm->timeout,
-                                              .sends = peers_serve(peers, operation)});
+                                              .ends = flights_stream(flights),
+                                              .copies = peers_serve(peers, operation)});
+    if (operation->follows) flights_wait(flights, flights_stream(flights), operation->ticket - 1);
     flight_follow(flights, flight, cuda_stream(stream));
-    if (flight->sends)
-        peers_queue(peers, operation, flight->ready, flight->sent);
+    if (flight->copies)
+        flight->ends = peers_queue(peers, operation, flight->ready, flight->beside);
     else if (operation->adds)
         queue_adding(operation, handle, flights_stream(flights));
     else

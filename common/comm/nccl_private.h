@@ -4,8 +4,9 @@
  *   nccl.c         which carrier serves; communicators of NCCL, made with the help of MPI; the collectives
  *   nccl_watch.c   collectives in flight, and the thread that notices when one does not end
  *
- * NCCL has a stream of its own. A collective's start lets it wait for what the caller's stream has queued so
- * far, and its wait lets the caller's stream wait for the collective; the host waits for neither. So nobody
+ * Collectives have a stream of their own (and copies between GPUs some more). A collective's start lets it wait
+ * for what the caller's stream has queued so far, and its wait lets the caller's stream wait for the
+ * collective; the host waits for neither. So nobody
  * is there to notice a lost peer but a thread that watches. It must never call CUDA, where another thread's
  * call (cudaFree(), say) may be waiting for the very kernel that hangs, and hold the driver's lock: the
  * stream itself writes into host memory how far it has come.
@@ -26,14 +27,15 @@ struct flight {
     long long number;  /* of the collective in its communicator; 0: something else */
     long long ticket;  /* of the collective in its family; 0: something else */
     double timeout;
-    bool queued;                   /* the call that queues it has returned */
-    bool sends;                    /* copies between GPUs send on another stream, … */
-    cudaEvent_t ready, done, sent; /* … up to here */
+    bool queued;                     /* the call that queues it has returned */
+    cudaStream_t ends;               /* where it ends: on the stream of all, or, … */
+    bool copies;                     /* … if it is done by copies between GPUs, perhaps on one of theirs; */
+    cudaEvent_t ready, done, beside; /* what they do on others is done up to here */
     /* Host memory that the stream sets to 1: it has come to this collective; it is done. */
     volatile uint32_t *reached, *ended;
 };
 
-/* A family's collectives in flight, in the order of its one stream. */
+/* A family's collectives in flight, in the order in which they were started. */
 struct flights;
 
 /* Makes the stream and starts the thread; flights_close() ends both, when all is done. */

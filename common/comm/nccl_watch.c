@@ -169,7 +169,7 @@ struct flights *flights_open(void) {
         struct flight *flight = &flights->ring[i];
         flight->ready = new_event();
         flight->done = new_event();
-        flight->sent = new_event();
+        flight->beside = new_event();
         flight->reached = flights->marks + 2 * i;
         flight->ended = flights->marks + 2 * i + 1;
     }
@@ -191,7 +191,7 @@ void flights_close(struct flights *flights) {
     for (int i = 0; i < MOST; i++) {
         CUDA_CHECK(cudaEventDestroy(flights->ring[i].ready), "closing NCCL's events");
         CUDA_CHECK(cudaEventDestroy(flights->ring[i].done), "closing NCCL's events");
-        CUDA_CHECK(cudaEventDestroy(flights->ring[i].sent), "closing NCCL's events");
+        CUDA_CHECK(cudaEventDestroy(flights->ring[i].beside), "closing NCCL's events");
     }
     CUDA_CHECK(cudaFreeHost((void *)flights->marks), "closing NCCL's stream");
     CUDA_CHECK(cudaStreamDestroy(flights->stream), "closing NCCL's stream");
@@ -219,7 +219,7 @@ struct flight *flight_begin(struct flights *flights, struct flight what) {
     what.queued = false;
     what.ready = flight->ready;
     what.done = flight->done;
-    what.sent = flight->sent;
+    what.beside = flight->beside;
     what.reached = flight->reached;
     what.ended = flight->ended;
     *flight = what;
@@ -230,23 +230,23 @@ struct flight *flight_begin(struct flights *flights, struct flight what) {
 }
 
 /* Sets a mark when the stream has come so far. */
-static void set_mark(const struct flights *flights, volatile uint32_t *mark) {
+static void set_mark(cudaStream_t stream, volatile uint32_t *mark) {
     if (stream_values_work())
-        stream_write_value(flights->stream, mark, 1);
+        stream_write_value(stream, mark, 1);
     else
-        CUDA_CHECK(cudaMemsetAsync((void *)mark, 1, 1, flights->stream), "watching collectives");
+        CUDA_CHECK(cudaMemsetAsync((void *)mark, 1, 1, stream), "watching collectives");
 }
 
 void flight_follow(struct flights *flights, struct flight *flight, cudaStream_t stream) {
     CUDA_CHECK(cudaEventRecord(flight->ready, stream), flight->what);
     CUDA_CHECK(cudaStreamWaitEvent(flights->stream, flight->ready, 0), flight->what);
-    set_mark(flights, flight->reached);
+    set_mark(flights->stream, flight->reached);
 }
 
 void flight_queued(struct flights *flights, struct flight *flight) {
-    CUDA_CHECK(cudaEventRecord(flight->done, flights->stream), flight->what); /* first: streams wait for it */
-    if (flight->sends) CUDA_CHECK(cudaStreamWaitEvent(flights->stream, flight->sent, 0), flight->what);
-    set_mark(flights, flight->ended);
+    CUDA_CHECK(cudaEventRecord(flight->done, flight->ends), flight->what); /* first: streams wait for it */
+    if (flight->copies) CUDA_CHECK(cudaStreamWaitEvent(flight->ends, flight->beside, 0), flight->what);
+    set_mark(flight->ends, flight->ended);
     pthread_mutex_lock(&flights->lock);
     flight->queued = true;
     pthread_mutex_unlock(&flights->lock);
@@ -275,7 +275,8 @@ void flights_wait(struct flights *flights, cudaStream_t stream, long long ticket
     const struct flight *flight = find(flights, ticket);
     if (!flight) return;
     CUDA_CHECK(cudaStreamWaitEvent(stream, flight->done, 0), "waiting for a collective");
-    if (flight->sends) CUDA_CHECK(cudaStreamWaitEvent(stream, flight->sent, 0), "waiting for a collective");
+    if (flight->copies)
+        CUDA_CHECK(cudaStreamWaitEvent(stream, flight->beside, 0), "waiting for a collective");
 }
 
 void flights_forget(struct flights *flights, const struct comm *comm) {

@@ -17,15 +17,13 @@ struct numbers {
 
 struct peers {
     struct comm *comm;
-    cudaStream_t receives; /* of all collectives */
-    cudaStream_t sends;    /* of these only */
-    cudaEvent_t before;    /* what `receives` has queued so far */
-    cudaEvent_t summed;    /* the last export, if it was a sum, is there */
-    bool sum_exported;
-    char *places;             /* this rank's block, … */
-    char *blocks[PEERS_MOST]; /* … and each rank's, as this process reaches it */
-    size_t piece;             /* bytes of a place */
-    uint32_t pushes, exports; /* so far */
+    cudaStream_t sends, sums, pulls; /* `sums` is that of all collectives */
+    cudaStream_t exporting;          /* which of them has exported last; NULL: none */
+    cudaEvent_t before;              /* what one of them has queued so far, for another one to wait for */
+    char *places;                    /* this rank's block, … */
+    char *blocks[PEERS_MOST];        /* … and each rank's, as this process reaches it */
+    size_t piece;                    /* bytes of a place */
+    uint32_t pushes, exports;        /* so far */
     struct {
         char *memory; /* this rank's block that comm_share() named; NULL: none */
         size_t bytes;
@@ -93,9 +91,8 @@ static bool map_places(struct peers *peers, size_t piece) {
     peers->pushes = peers->exports = 0;
     peers->places = device_alloc(comm->family->device, BUFFERS, peer_block_bytes(comm, piece),
                                  "pieces of collectives, from and for other GPUs");
-    CUDA_CHECK(cudaMemsetAsync(peers->places, 0, PEER_HEAD_BYTES, peers->receives),
-               "clearing a peer's memory");
-    CUDA_CHECK(cudaStreamSynchronize(peers->receives), "clearing a peer's memory");
+    CUDA_CHECK(cudaMemsetAsync(peers->places, 0, PEER_HEAD_BYTES, peers->sums), "clearing a peer's memory");
+    CUDA_CHECK(cudaStreamSynchronize(peers->sums), "clearing a peer's memory");
     return map(comm, peers->places, peers->blocks);
 }
 
@@ -106,8 +103,9 @@ static void drop_places(struct peers *peers) {
 }
 
 static void synchronize(struct peers *peers) {
-    CUDA_CHECK(cudaStreamSynchronize(peers->receives), "waiting for peers");
     CUDA_CHECK(cudaStreamSynchronize(peers->sends), "waiting for peers");
+    CUDA_CHECK(cudaStreamSynchronize(peers->sums), "waiting for peers");
+    CUDA_CHECK(cudaStreamSynchronize(peers->pulls), "waiting for peers");
 }
 
 /* Places of so many bytes. All ranks come here with the same collective. */
@@ -138,12 +136,14 @@ struct peers *peers_open(struct comm *comm, cudaStream_t stream) {
     int least = 0, greatest = 0;
     if (!all_agree(comm, allowed(comm) && stream_values_work())) return NULL;
     struct peers *peers = xcalloc(1, sizeof *peers);
-    *peers = (struct peers){.comm = comm, .receives = stream};
-    CUDA_CHECK(cudaDeviceGetStreamPriorityRange(&least, &greatest), "opening the peers' stream");
+    *peers = (struct peers){.comm = comm, .sums = stream};
+    CUDA_CHECK(cudaDeviceGetStreamPriorityRange(&least, &greatest), "opening the peers' streams");
     CUDA_CHECK(cudaStreamCreateWithPriority(&peers->sends, cudaStreamNonBlocking, greatest),
-               "opening the peers' stream");
-    CUDA_CHECK(cudaEventCreateWithFlags(&peers->before, cudaEventDisableTiming), "opening the peers' stream");
-    CUDA_CHECK(cudaEventCreateWithFlags(&peers->summed, cudaEventDisableTiming), "opening the peers' stream");
+               "opening the peers' streams");
+    CUDA_CHECK(cudaStreamCreateWithPriority(&peers->pulls, cudaStreamNonBlocking, greatest),
+               "opening the peers' streams");
+    CUDA_CHECK(cudaEventCreateWithFlags(&peers->before, cudaEventDisableTiming),
+               "opening the peers' streams");
     if (map_places(peers, 0)) return peers;
     peers_close(peers);
     return NULL;
@@ -154,9 +154,9 @@ void peers_close(struct peers *peers) {
     synchronize(peers);
     comm_barrier(peers->comm); /* nobody copies from or to this rank any more */
     drop_places(peers);
-    CUDA_CHECK(cudaEventDestroy(peers->before), "closing the peers' stream");
-    CUDA_CHECK(cudaEventDestroy(peers->summed), "closing the peers' stream");
-    CUDA_CHECK(cudaStreamDestroy(peers->sends), "closing the peers' stream");
+    CUDA_CHECK(cudaEventDestroy(peers->before), "closing the peers' streams");
+    CUDA_CHECK(cudaStreamDestroy(peers->sends), "closing the peers' streams");
+    CUDA_CHECK(cudaStreamDestroy(peers->pulls), "closing the peers' streams");
     free(peers);
 }
 
@@ -196,11 +196,11 @@ static void add_pieces(struct peers *peers, enum dtype dtype, void *out, void *e
     const void *parts[PEERS_MOST];
     for (int r = 0; r < comm->size; r++) {
         parts[r] = r == comm->rank ? own : place(peers, comm->rank, r, peers->pushes);
-        if (r != comm->rank) stream_await_value(peers->receives, &mine->arrived[r], peers->pushes + 1);
+        if (r != comm->rank) stream_await_value(peers->sums, &mine->arrived[r], peers->pushes + 1);
     }
-    peer_sum(peers->receives, dtype, out, exported, addend, parts, comm->size, count);
+    peer_sum(peers->sums, dtype, out, exported, addend, parts, comm->size, count);
     for (int k = 1; k < comm->size; k++)
-        stream_write_value(peers->receives, &numbers_of(peers, other(comm, k))->taken[comm->rank],
+        stream_write_value(peers->sums, &numbers_of(peers, other(comm, k))->taken[comm->rank],
                            peers->pushes + 1);
 }
 
@@ -218,8 +218,17 @@ static char *begin_export(struct peers *peers, cudaStream_t stream) {
     return place(peers, comm->rank, comm->rank, peers->exports);
 }
 
+/* Lets a stream wait for all that `earlier` has queued so far. */
+static void follow(const struct peers *peers, cudaStream_t stream, cudaStream_t earlier) {
+    CUDA_CHECK(cudaEventRecord(peers->before, earlier), "ordering copies");
+    CUDA_CHECK(cudaStreamWaitEvent(stream, peers->before, 0), "ordering copies");
+}
+
+/* Tells the others, behind what told them of the export before this one: numbers grow. */
 static void end_export(struct peers *peers, cudaStream_t stream) {
     const struct comm *comm = peers->comm;
+    if (peers->exporting && peers->exporting != stream) follow(peers, stream, peers->exporting);
+    peers->exporting = stream;
     for (int k = 1; k < comm->size; k++)
         stream_write_value(stream, &numbers_of(peers, other(comm, k))->ready[comm->rank], peers->exports + 1);
 }
@@ -227,9 +236,9 @@ static void end_export(struct peers *peers, cudaStream_t stream) {
 /* Copies what `peer` exports. */
 static void pull(struct peers *peers, int peer, char *out, const char *from, size_t bytes) {
     const struct comm *comm = peers->comm;
-    stream_await_value(peers->receives, &numbers_of(peers, comm->rank)->ready[peer], peers->exports + 1);
-    if (bytes) copy(peers->receives, out, from, bytes);
-    stream_write_value(peers->receives, &numbers_of(peers, peer)->pulled[comm->rank], peers->exports + 1);
+    stream_await_value(peers->pulls, &numbers_of(peers, comm->rank)->ready[peer], peers->exports + 1);
+    if (bytes) copy(peers->pulls, out, from, bytes);
+    stream_write_value(peers->pulls, &numbers_of(peers, peer)->pulled[comm->rank], peers->exports + 1);
 }
 
 static void reduce_scatter(struct peers *peers, const struct operation *operation) {
@@ -260,9 +269,6 @@ static void all_gather(struct peers *peers, const struct operation *operation) {
     size_t bytes = operation->count * dtype_size(operation->dtype), offset, stride;
     bool shared = find_shared(peers, operation, bytes, &offset, &stride);
     char *own = operation->out + (size_t)comm->rank * bytes;
-    if (peers->sum_exported) /* numbers grow: this export comes after that one, on whatever stream */
-        CUDA_CHECK(cudaStreamWaitEvent(peers->sends, peers->summed, 0), "ordering exports");
-    peers->sum_exported = false;
     if (!shared) copy(peers->sends, begin_export(peers, peers->sends), operation->in, bytes);
     end_export(peers, peers->sends);
     if (operation->in != own) copy(peers->sends, own, operation->in, bytes);
@@ -273,7 +279,7 @@ static void all_gather(struct peers *peers, const struct operation *operation) {
         pull(peers, peer, operation->out + (size_t)peer * bytes, from, bytes);
     }
     peers->exports++;
-    if (shared) await_pulled(peers, peers->receives, peers->exports); /* the caller may write there again */
+    if (shared) await_pulled(peers, peers->pulls, peers->exports); /* the caller may write there again */
 }
 
 static void all_reduce(struct peers *peers, const struct operation *operation) {
@@ -285,11 +291,9 @@ static void all_reduce(struct peers *peers, const struct operation *operation) {
         push(peers, peer, buffer + slice_offset(count, comm->size, peer) * element,
              slice_count(count, comm->size, peer) * element);
     }
-    char *exported = begin_export(peers, peers->receives);
+    char *exported = begin_export(peers, peers->sums);
     add_pieces(peers, operation->dtype, own, exported, NULL, own, slice_count(count, comm->size, comm->rank));
-    end_export(peers, peers->receives);
-    CUDA_CHECK(cudaEventRecord(peers->summed, peers->receives), "ordering exports");
-    peers->sum_exported = true;
+    end_export(peers, peers->sums);
     for (int k = 1; k < comm->size; k++) {
         int peer = other(comm, k);
         pull(peers, peer, buffer + slice_offset(count, comm->size, peer) * element,
@@ -303,16 +307,20 @@ bool peers_serve(const struct peers *peers, const struct operation *operation) {
     return peers && peer_copies_do(operation);
 }
 
-void peers_queue(struct peers *peers, const struct operation *operation, cudaEvent_t ready,
-                 cudaEvent_t sent) {
+cudaStream_t peers_queue(struct peers *peers, const struct operation *operation, cudaEvent_t ready,
+                         cudaEvent_t beside) {
     make_room(peers, peer_place_bytes(operation));
     CUDA_CHECK(cudaStreamWaitEvent(peers->sends, ready, 0), "ordering copies");
-    if (operation->follows) { /* makes use of what a collective before it leaves */
-        CUDA_CHECK(cudaEventRecord(peers->before, peers->receives), "ordering copies");
-        CUDA_CHECK(cudaStreamWaitEvent(peers->sends, peers->before, 0), "ordering copies");
+    CUDA_CHECK(cudaStreamWaitEvent(peers->pulls, ready, 0), "ordering copies");
+    if (operation->follows) {
+        follow(peers, peers->sends, peers->sums);
+        follow(peers, peers->pulls, peers->sums);
     }
     if (operation->collective == REDUCE_SCATTER) reduce_scatter(peers, operation);
     if (operation->collective == ALL_GATHER) all_gather(peers, operation);
     if (operation->collective == ALL_REDUCE) all_reduce(peers, operation);
-    CUDA_CHECK(cudaEventRecord(sent, peers->sends), "ordering copies");
+    /* What was pulled of a sum had been pushed before. */
+    CUDA_CHECK(cudaEventRecord(beside, operation->collective == ALL_REDUCE ? peers->sums : peers->sends),
+               "ordering copies");
+    return operation->collective == REDUCE_SCATTER ? peers->sums : peers->pulls;
 }

@@ -16,12 +16,17 @@
  *
  * Nobody's host waits: a stream itself waits for a number in its own GPU's memory, which a peer's stream
  * writes there when a piece has arrived or a place is free again (cuStreamWaitValue32,
- * cuStreamWriteValue32). Sending has a stream of its own; receiving and adding go through the stream of all
- * collectives, whose watch (nccl_watch.c) thus notices a peer that never sends.
+ * cuStreamWriteValue32). Of such streams there are three, each in the order of the collectives, so that the
+ * next one's pieces leave and are added while this one's sums are pulled:
  *
- * No deadlock: within a collective each rank first queues what it sends, then what it waits for, and all
- * ranks queue the same collectives in the same order; so what the first unfinished one waits for has been
- * sent.
+ *     sends      pushes pieces, and exports slices
+ *     sums       the stream of all collectives: waits for pieces, adds them, and exports sums
+ *     pulls      waits for the others' exports, and pulls them
+ *
+ * No deadlock: a stream waits only for what earlier collectives tell, or the same one on a stream that stands
+ * before it in this list, and all ranks queue the same collectives in the same order; so what the first
+ * unfinished one waits for will be told. A peer that never does is noticed by the watch of all collectives
+ * (nccl_watch.c).
  */
 #ifndef COMMON_COMM_PEER_COPIES_H
 #define COMMON_COMM_PEER_COPIES_H
@@ -45,11 +50,12 @@ void peers_share(struct peers *peers, void *memory, size_t bytes);
 
 /* Is this one theirs? The same answer on all ranks. */
 bool peers_serve(const struct peers *peers, const struct operation *operation);
-/* Queues it, behind `ready` and what the collectives' stream waits for already. It is done when that stream
- * has come so far, and at `sent`: when pieces have left, so that the caller may use their memory, and this
- * rank's own slice is where it belongs. Where it needs larger places than any before, waits for the ranks and
- * makes them: booked under buffers, SLOTS · size slices of the largest collective. */
-void peers_queue(struct peers *peers, const struct operation *operation, cudaEvent_t ready, cudaEvent_t sent);
+/* Queues it, behind `ready`, which the collectives' stream waits for already. It is done when the stream that
+ * is returned has come so far, and at `beside`, which others of its streams reach. Where it needs larger places
+ * than any before, waits for the ranks and makes them: booked under buffers, SLOTS · size slices of the largest
+ * collective. */
+cudaStream_t peers_queue(struct peers *peers, const struct operation *operation, cudaEvent_t ready,
+                         cudaEvent_t beside);
 
 /* out [count] (and `copy`, unless NULL) = parts[0] + parts[1] + … in this order, in fp32 (fp64 for FP64),
  * rounded once; unless `addend` is NULL, that is added to addend [count], and rounded again. parts [ranks]
