@@ -147,7 +147,8 @@ __device__ inline void to_floats(float (&out)[COUNT], const lanes<T, COUNT> &vec
 
 /* x is aligned to COUNT elements; COUNT is 1 for memory of which nothing is known. */
 template <typename T, int COUNT> __device__ inline void load_lanes(float (&out)[COUNT], const T *x) {
-    to_floats(out, *reinterpret_cast<const lanes<T, COUNT> *>(x));
+    const lanes<T, COUNT> vector = *reinterpret_cast<const lanes<T, COUNT> *>(x); /* one load, not COUNT */
+    to_floats(out, vector);
 }
 template <typename T, int COUNT> __device__ inline void store_lanes(T *x, const float (&values)[COUNT]) {
     lanes<T, COUNT> vector;
