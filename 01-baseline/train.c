@@ -37,6 +37,7 @@ static void open_run(struct run *r) {
     size_t size = dtype_size(s->dtype), elements = layout->padded;
     r->parameters = device_alloc(s->device, PARAMETERS, elements * size, "parameters");
     r->gradients = device_alloc(s->device, GRADIENTS, elements * size, "gradients");
+    comm_share(s->comm, r->gradients, elements * size); /* sums are taken straight from each other's */
     r->master = (float *)r->parameters;
     if (s->dtype != FP32)
         r->master = device_alloc(s->device, OPTIMIZER, elements * sizeof(float), "master parameters");
@@ -62,6 +63,7 @@ static void close_run(struct run *r) {
     device_free(device, r->v);
     device_free(device, r->m);
     if (r->session.dtype != FP32) device_free(device, r->master);
+    comm_unshare(r->session.comm);
     device_free(device, r->gradients);
     device_free(device, r->parameters);
 }

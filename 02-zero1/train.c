@@ -39,8 +39,8 @@ static void open_run(struct run *r) {
     const struct layout *layout = r->layout = &s->layout;
     size_t size = dtype_size(s->dtype), elements = layout->padded;
     r->parameters = device_alloc(s->device, PARAMETERS, elements * size, "parameters");
-    comm_share(s->comm, r->parameters, elements * size); /* gathered straight from each other's */
     r->gradients = device_alloc(s->device, GRADIENTS, elements * size, "gradients");
+    comm_share(s->comm, r->parameters, elements * size); /* gathered straight from each other's */
     r->collectives = collectives_flat(s->comm);
     optimizer_shard_open(&r->optimizer, s->device, s->stream, layout, &r->collectives, s->dtype);
     r->reducing = xcalloc((size_t)layout->count, sizeof *r->reducing);
@@ -63,8 +63,8 @@ static void close_run(struct run *r) {
     free(r->gathering);
     free(r->reducing);
     optimizer_shard_close(&r->optimizer);
-    device_free(device, r->gradients);
     comm_unshare(r->session.comm);
+    device_free(device, r->gradients);
     device_free(device, r->parameters);
 }
 

@@ -123,6 +123,7 @@ static void role_sharing(void) {
     struct rank r = rank_open(60);
     comm_check_sharing(&r, false);
     comm_check_sharing(&r, true);
+    comm_check_shared_sums(&r);
     rank_close(&r);
     printf("done\n");
 }

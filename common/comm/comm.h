@@ -103,10 +103,10 @@ static inline bool comm_is_leader(const struct comm *comm) {
  * but NCCL's own, outside the ledger, and the places of copies between GPUs (under buffers: two pieces of the
  * largest collective from each rank). */
 void comm_attach(struct comm *comm, struct device *device);
-/* Lets the ranks of `comm` gather straight from each other's `memory`, a block of device_alloc()'s, where
- * that saves copies (GPUs of one node): for all-gathers whose `in` lies there, at the same offset on all
- * ranks, or in place in an `out` that does. Called by all of them, after comm_attach(); one block a
- * communicator. comm_unshare(), also by all, comes before it is freed. */
+/* Lets the ranks of `comm` take straight from each other's `memory`, a block of device_alloc()'s, where that
+ * saves copies (GPUs of one node): in all-gathers whose `in` lies there, at the same offset on all ranks, or in
+ * place in an `out` that does, and in all-reduces of buffers that do. Called by all of them, after
+ * comm_attach(); one block a communicator. comm_unshare(), also by all, comes before it is freed. */
 void comm_share(struct comm *comm, void *memory, size_t bytes);
 void comm_unshare(struct comm *comm);
 /* Bytes of staging in device memory that one such collective of `count` elements (as passed to its start)

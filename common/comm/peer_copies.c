@@ -251,32 +251,31 @@ static void reduce_scatter(struct peers *peers, const struct operation *operatio
     peers->pushes++;
 }
 
-/* Where each rank finds the others' slices, if they reach them where they lie: rank r's at *offset + r ·
- * *stride in r's shared block. The same on all ranks, as each calls with its block's same places: with slices
- * that lie alike, or, in place, each in its own place of the whole. */
-static bool find_shared(const struct peers *peers, const struct operation *operation, size_t bytes,
-                        size_t *offset, size_t *stride) {
+/* Do the ranks share the block in which `at` lies? Then *offset is where. The same on all ranks, as each calls
+ * with the same place of its block. */
+static bool find_shared(const struct peers *peers, const char *at, size_t *offset) {
     const char *memory = peers->shared.memory;
-    if (!memory || operation->in < memory || operation->in >= memory + peers->shared.bytes) return false;
-    bool in_place = operation->in == operation->out + (size_t)peers->comm->rank * bytes;
-    *offset = (size_t)((in_place ? operation->out : operation->in) - memory);
-    *stride = in_place ? bytes : 0;
+    if (!memory || at < memory || at >= memory + peers->shared.bytes) return false;
+    *offset = (size_t)(at - memory);
     return true;
 }
 
 static void all_gather(struct peers *peers, const struct operation *operation) {
     const struct comm *comm = peers->comm;
-    size_t bytes = operation->count * dtype_size(operation->dtype), offset, stride;
-    bool shared = find_shared(peers, operation, bytes, &offset, &stride);
+    size_t bytes = operation->count * dtype_size(operation->dtype), offset;
     char *own = operation->out + (size_t)comm->rank * bytes;
+    /* Slices lie alike in all blocks, or, in place, each in its own place of the whole. */
+    bool in_place = operation->in == own;
+    bool shared = find_shared(peers, in_place ? operation->out : operation->in, &offset);
     if (!shared) copy(peers->sends, begin_export(peers, peers->sends), operation->in, bytes);
     end_export(peers, peers->sends);
-    if (operation->in != own) copy(peers->sends, own, operation->in, bytes);
+    if (!in_place) copy(peers->sends, own, operation->in, bytes);
     for (int k = 1; k < comm->size; k++) {
         int peer = other(comm, k);
-        const char *from = shared ? peers->shared.blocks[peer] + offset + (size_t)peer * stride
+        size_t begin = (size_t)peer * bytes;
+        const char *from = shared ? peers->shared.blocks[peer] + offset + (in_place ? begin : 0)
                                   : place(peers, peer, peer, peers->exports);
-        pull(peers, peer, operation->out + (size_t)peer * bytes, from, bytes);
+        pull(peers, peer, operation->out + begin, from, bytes);
     }
     peers->exports++;
     if (shared) await_pulled(peers, peers->pulls, peers->exports); /* the caller may write there again */
@@ -284,23 +283,27 @@ static void all_gather(struct peers *peers, const struct operation *operation) {
 
 static void all_reduce(struct peers *peers, const struct operation *operation) {
     const struct comm *comm = peers->comm;
-    size_t element = dtype_size(operation->dtype), count = operation->count;
+    size_t element = dtype_size(operation->dtype), count = operation->count, offset;
     char *buffer = operation->out, *own = buffer + slice_offset(count, comm->size, comm->rank) * element;
     for (int k = 1; k < comm->size; k++) {
         int peer = other(comm, k);
         push(peers, peer, buffer + slice_offset(count, comm->size, peer) * element,
              slice_count(count, comm->size, peer) * element);
     }
-    char *exported = begin_export(peers, peers->sums);
+    bool shared = find_shared(peers, buffer, &offset);
+    char *exported = shared ? NULL : begin_export(peers, peers->sums);
     add_pieces(peers, operation->dtype, own, exported, NULL, own, slice_count(count, comm->size, comm->rank));
     end_export(peers, peers->sums);
     for (int k = 1; k < comm->size; k++) {
         int peer = other(comm, k);
-        pull(peers, peer, buffer + slice_offset(count, comm->size, peer) * element,
-             place(peers, peer, peer, peers->exports), slice_count(count, comm->size, peer) * element);
+        size_t begin = slice_offset(count, comm->size, peer) * element;
+        const char *from =
+            shared ? peers->shared.blocks[peer] + offset + begin : place(peers, peer, peer, peers->exports);
+        pull(peers, peer, buffer + begin, from, slice_count(count, comm->size, peer) * element);
     }
     peers->pushes++;
     peers->exports++;
+    if (shared) await_pulled(peers, peers->pulls, peers->exports); /* as in all_gather() */
 }
 
 bool peers_serve(const struct peers *peers, const struct operation *operation) {

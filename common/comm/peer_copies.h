@@ -11,8 +11,8 @@
  *     exported   a place for this rank's own slice: all-gather copies it there, and the others pull it; or
  *                they pull from where it lies, in a block that all reach (comm_share())
  *
- * An all-reduce is a reduce-scatter whose sums are exported at once. Of each kind there are SLOTS, used in
- * turn, so that one collective is on its way while the next begins.
+ * An all-reduce is a reduce-scatter whose sums are exported at once, or pulled from where they lie. Of each
+ * kind there are SLOTS, used in turn, so that one collective is on its way while the next begins.
  *
  * Nobody's host waits: a stream itself waits for a number in its own GPU's memory, which a peer's stream
  * writes there when a piece has arrived or a place is free again (cuStreamWaitValue32,

@@ -89,3 +89,47 @@ void comm_check_sharing(const struct rank *r, bool in_place) {
     if (!in_place) device_free(r->device, slices);
     device_free(r->device, out);
 }
+
+/* Of rank 0 … size − 1; whole numbers, and exact in fp32. */
+static float sum_of(int round, int unit, int size, int i) {
+    float sum = 0;
+    for (int rank = 0; rank < size; rank++) sum += element_of(round, unit, rank, i);
+    return sum;
+}
+
+void comm_check_shared_sums(const struct rank *r) {
+    int size = comm_size(r->comm), rank = comm_rank(r->comm);
+    const size_t bytes = UNIT * sizeof(float);
+    char *units = device_alloc(r->device, GRADIENTS, UNITS * bytes, "test");
+    char *apart = device_alloc(r->device, BUFFERS, (size_t)(size + 1) * bytes, "test");
+    float *given = host_alloc(r->device, BUFFERS, ROUNDS * UNITS * bytes, true, "test");
+    float *got = host_alloc(r->device, BUFFERS, ROUNDS * UNITS * bytes, true, "test");
+    for (int e = 0; e < ROUNDS * UNITS * UNIT; e++)
+        given[e] = element_of(e / UNIT / UNITS, e / UNIT % UNITS, rank, e % UNIT);
+    fill_zero(r->stream, apart, (size_t)(size + 1) * bytes);
+    comm_share(r->comm, units, UNITS * bytes);
+    for (int round = 0; round < ROUNDS; round++) {
+        struct comm_request requests[UNITS];
+        for (int u = 0; u < UNITS; u++) {
+            char *unit = units + (size_t)u * bytes;
+            copy_to_device(r->stream, unit, given + (round * UNITS + u) * UNIT, bytes);
+            requests[u] = comm_all_reduce_start(r->comm, r->stream, unit, UNIT - (size_t)u, FP32);
+            if (u == round % UNITS)
+                comm_all_gather(r->comm, r->stream, apart, apart + (size_t)size * bytes, UNIT, FP32);
+        }
+        for (int u = 0; u < UNITS; u++) comm_wait(r->comm, r->stream, requests[u]);
+        copy_to_host(r->stream, (char *)got + (size_t)round * UNITS * bytes, units, UNITS * bytes);
+        comm_all_reduce(r->comm, r->stream, apart, 5, FP64);
+    }
+    stream_synchronize(r->stream);
+    for (int e = 0; e < ROUNDS * UNITS * UNIT; e++) {
+        int round = e / UNIT / UNITS, u = e / UNIT % UNITS, i = e % UNIT;
+        if (got[e] != (i < UNIT - u ? sum_of(round, u, size, i) : given[e]))
+            fail("round %d: summed in shared memory, element %d of unit %d is wrong", round, i, u);
+    }
+    comm_unshare(r->comm);
+    host_free(r->device, got);
+    host_free(r->device, given);
+    device_free(r->device, apart);
+    device_free(r->device, units);
+}
