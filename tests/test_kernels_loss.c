@@ -144,7 +144,7 @@ static void test_not_finite(void **state) {
 static void test_sums(void **state) {
     (void)state;
     struct stream *stream = kernels_stream();
-    static const size_t counts[] = {0, 1, 77, 4096, 4097, 16385, 300001, 4500001};
+    static const size_t counts[] = {0, 1, 77, 8192, 8193, 16385, 300001, 9000001};
     for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
         size_t count = counts[i];
         for (int d = 0; d < DTYPES; d++) {
@@ -183,7 +183,7 @@ static void add_sums(struct stream *stream, double *total, float *const *arrays,
 /* Sums that follow each other, or run beside another stream's, have the bits that they have alone. */
 static void test_sums_of_two_streams(void **state) {
     (void)state;
-    static const size_t counts[SUMS] = {300001, 5, 4100, 70000}; /* of many blocks, one and two */
+    static const size_t counts[SUMS] = {300001, 5, 8200, 70000}; /* of many blocks, one and two */
     struct stream *streams[] = {kernels_stream(), stream_open(stream_device(kernels_stream()), "other")};
     float *arrays[SUMS];
     const double one = 1;

@@ -139,16 +139,11 @@ template <typename T> constexpr int LANES = (int)(16 / sizeof(T));
 
 template <typename T, int COUNT> struct alignas(COUNT * sizeof(T)) lanes { T values[COUNT]; };
 
-template <typename T, int COUNT>
-__device__ inline void to_floats(float (&out)[COUNT], const lanes<T, COUNT> &vector) {
-#pragma unroll
-    for (int i = 0; i < COUNT; i++) out[i] = to_float(vector.values[i]);
-}
-
 /* x is aligned to COUNT elements; COUNT is 1 for memory of which nothing is known. */
 template <typename T, int COUNT> __device__ inline void load_lanes(float (&out)[COUNT], const T *x) {
     const lanes<T, COUNT> vector = *reinterpret_cast<const lanes<T, COUNT> *>(x); /* one load, not COUNT */
-    to_floats(out, vector);
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) out[i] = to_float(vector.values[i]);
 }
 template <typename T, int COUNT> __device__ inline void store_lanes(T *x, const float (&values)[COUNT]) {
     lanes<T, COUNT> vector;

@@ -48,11 +48,6 @@ cudaError_t cuda_probe_kernels(int *code);
  * always (CUDA_WORKSPACE_BYTES), as the algorithms that cuBLASLt chooses depend on it. */
 void *cuda_workspace(struct stream *stream);
 
-/* A counter in device memory with which the blocks of one of a stream's kernels find out which of them is the
- * last: each kernel finds it 0, and leaves it so. Not in the workspace, where cuBLASLt writes what it likes,
- * nor in the ledger: a few bytes, as CUDA itself keeps for a stream. */
-unsigned *cuda_arrived(struct stream *stream);
-
 /* A place where product_plans.cu keeps the library handle and plans: NULL at first. `close` is called with
  * it when the device is closed. */
 void **cuda_products(struct stream *stream, void (*close)(void *products));

@@ -32,8 +32,7 @@ struct device {
 struct stream {
     struct device *device;
     cudaStream_t handle;
-    void *workspace;   /* CUDA_WORKSPACE_BYTES; NULL until a kernel needs it */
-    unsigned *arrived; /* cuda_arrived(); NULL until a kernel needs it */
+    void *workspace; /* CUDA_WORKSPACE_BYTES; NULL until a kernel needs it */
 };
 
 struct event {
@@ -309,16 +308,6 @@ void *cuda_workspace(struct stream *stream) {
     return stream->workspace;
 }
 
-unsigned *cuda_arrived(struct stream *stream) {
-    const size_t bytes = sizeof *stream->arrived;
-    if (!stream->arrived) {
-        CUDA_CHECK(cudaMalloc((void **)&stream->arrived, bytes), "a stream's counter of blocks");
-        CUDA_CHECK(cudaMemsetAsync(stream->arrived, 0, bytes, stream->handle),
-                   "a stream's counter of blocks");
-    }
-    return stream->arrived;
-}
-
 void **cuda_products(struct stream *stream, void (*close)(void *products)) {
     stream->device->close_products = close;
     return &stream->device->products;
@@ -353,7 +342,6 @@ void stream_close(struct stream *stream) {
     CUDA_CHECK(cudaStreamSynchronize(stream->handle), "closing a stream");
     CUDA_CHECK(cudaStreamDestroy(stream->handle), "closing a stream");
     device_free(stream->device, stream->workspace);
-    CUDA_CHECK(cudaFree(stream->arrived), "closing a stream");
     free(stream);
 }
 

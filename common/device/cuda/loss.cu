@@ -258,66 +258,36 @@ void cross_entropy(struct stream *stream, enum dtype dtype, void *logits, float 
 /* ---- sums ----
  *
  * An array is cut into at most PARTS parts, as a function of its length alone. A block sums a part in fp64
- * (in which no square overflows), and the block that is done last adds the parts, in their order: which one
- * it is does not change a bit. */
+ * (in which no square overflows), and one block then the parts. */
 
-enum { PARTS = 1024, PART_THREADS = 256, PART_LEAST = 4096, PART_BATCH = 4 };
+enum { PARTS = 1024, PART_THREADS = 256, PART_LEAST = 8192 };
 
-/* This thread's share of Σ x, or of squares, over elements begin … end − 1, where begin is a multiple of V.
- * PART_BATCH vectors are on their way at a time, as they lie in memory, which takes few registers. */
-template <typename T, int V, bool SQUARES>
-__device__ inline double sum_of_part(const T *x, size_t begin, size_t end) {
-    constexpr size_t STEP = (size_t)PART_THREADS * V;
-    const size_t whole = end - end % V;
-    double sum = 0;
-    for (size_t first = begin + threadIdx.x * V; first < whole; first += PART_BATCH * STEP) {
-        lanes<T, V> vectors[PART_BATCH];
-#pragma unroll
-        for (int b = 0; b < PART_BATCH; b++)
-            if (first + b * STEP < whole)
-                vectors[b] = *reinterpret_cast<const lanes<T, V> *>(x + first + b * STEP);
-#pragma unroll
-        for (int b = 0; b < PART_BATCH; b++) {
-            if (first + b * STEP >= whole) break;
-            float values[V];
-            to_floats(values, vectors[b]);
-#pragma unroll
-            for (int i = 0; i < V; i++) sum += SQUARES ? (double)values[i] * values[i] : (double)values[i];
-        }
-    }
-    if (whole + threadIdx.x < end) { /* of the last, incomplete vector */
-        const double value = load(&x[whole + threadIdx.x]);
-        sum += SQUARES ? value * value : value;
-    }
-    return sum;
-}
-
-/* For all threads of a block: is it the last one of its grid that comes here? Then it sees what thread 0 of
- * the others wrote before. *arrived is 0 before the grid, and again after it, as atomicInc() wraps round. */
-__device__ inline bool is_last_block(unsigned *arrived) {
-    __shared__ bool last;
-    if (threadIdx.x == 0) {
-        __threadfence();
-        last = atomicInc(arrived, gridDim.x - 1) == gridDim.x - 1;
-        if (last) __threadfence();
-    }
-    __syncthreads();
-    return last;
-}
-
-/* *total += Σ x, or of squares; a block's part has `length` elements, a multiple of LANES. sums [blocks] is
- * scratch. */
+/* sums[block] = Σ x, or of squares, over the block's part of `length` elements, a multiple of LANES. */
 template <typename T, int V, bool SQUARES>
 __global__ void __launch_bounds__(PART_THREADS)
-    sum_kernel(double *total, double *sums, unsigned *arrived, const T *x, size_t count, size_t length) {
-    wait_for_earlier_work(); /* the sum before this one has added to *total */
+    part_kernel(double *sums, const T *x, size_t count, size_t length) {
+    wait_for_earlier_work();
     const size_t begin = blockIdx.x * length, end = begin + length < count ? begin + length : count;
-    const double part = block_sum<PART_THREADS>(sum_of_part<T, V, SQUARES>(x, begin, end));
-    if (threadIdx.x == 0) sums[blockIdx.x] = part;
-    if (!is_last_block(arrived)) return;
     double sum = 0;
-    for (unsigned p = threadIdx.x; p < gridDim.x; p += PART_THREADS) sum += __ldcg(&sums[p]);
+    size_t first = begin + threadIdx.x * V;
+#pragma unroll 4
+    for (; first + V <= end; first += PART_THREADS * V) {
+        float values[V];
+        load_lanes(values, x + first);
+#pragma unroll
+        for (int i = 0; i < V; i++) sum += SQUARES ? (double)values[i] * values[i] : (double)values[i];
+    }
+    for (; first < end; first++) { /* the thread that has the last, incomplete vector */
+        const double value = load(&x[first]);
+        sum += SQUARES ? value * value : value;
+    }
     sum = block_sum<PART_THREADS>(sum);
+    if (threadIdx.x == 0) sums[blockIdx.x] = sum;
+}
+
+__global__ void __launch_bounds__(PARTS) parts_kernel(double *total, const double *sums, size_t parts) {
+    wait_for_earlier_work();
+    const double sum = block_sum<PARTS>(threadIdx.x < parts ? sums[threadIdx.x] : 0.0);
     if (threadIdx.x == 0) *total += sum;
 }
 
@@ -329,13 +299,12 @@ static void sum_elements(struct stream *stream, double *total, const T *x, size_
     length = (length + LANES<T> - 1) / LANES<T> * LANES<T>;
     const unsigned parts = blocks_for(count, length);
     double *sums = (double *)cuda_workspace(stream);
-    unsigned *arrived = cuda_arrived(stream);
     if (aligned16(x))
-        launch(stream, sum_kernel<T, LANES<T>, SQUARES>, parts, PART_THREADS, 0, "sum", total, sums, arrived,
-               x, count, length);
+        launch(stream, part_kernel<T, LANES<T>, SQUARES>, parts, PART_THREADS, 0, "sum", sums, x, count,
+               length);
     else
-        launch(stream, sum_kernel<T, 1, SQUARES>, parts, PART_THREADS, 0, "sum", total, sums, arrived, x,
-               count, length);
+        launch(stream, part_kernel<T, 1, SQUARES>, parts, PART_THREADS, 0, "sum", sums, x, count, length);
+    launch(stream, parts_kernel, 1, PARTS, 0, "sum", total, sums, parts);
 }
 
 void sum_values(struct stream *stream, double *total, const float *values, size_t count) {
