@@ -18,7 +18,7 @@ struct numbers {
 struct peers {
     struct comm *comm;
     cudaStream_t sends, sums, pulls; /* `sums` is that of all collectives */
-    cudaStream_t exporting;          /* which of them has exported last; NULL: none */
+    cudaStream_t exporting, pulling; /* which of them has done so last; NULL: none */
     cudaEvent_t before;              /* what one of them has queued so far, for another one to wait for */
     char *places;                    /* this rank's block, … */
     char *blocks[PEERS_MOST];        /* … and each rank's, as this process reaches it */
@@ -233,12 +233,15 @@ static void end_export(struct peers *peers, cudaStream_t stream) {
         stream_write_value(stream, &numbers_of(peers, other(comm, k))->ready[comm->rank], peers->exports + 1);
 }
 
-/* Copies what `peer` exports. */
-static void pull(struct peers *peers, int peer, char *out, const char *from, size_t bytes) {
+/* Copies what `peer` exports, and tells it, behind what told it of the one before. */
+static void pull(struct peers *peers, cudaStream_t stream, int peer, char *out, const char *from,
+                 size_t bytes) {
     const struct comm *comm = peers->comm;
-    stream_await_value(peers->pulls, &numbers_of(peers, comm->rank)->ready[peer], peers->exports + 1);
-    if (bytes) copy(peers->pulls, out, from, bytes);
-    stream_write_value(peers->pulls, &numbers_of(peers, peer)->pulled[comm->rank], peers->exports + 1);
+    if (peers->pulling && peers->pulling != stream) follow(peers, stream, peers->pulling);
+    peers->pulling = stream;
+    stream_await_value(stream, &numbers_of(peers, comm->rank)->ready[peer], peers->exports + 1);
+    if (bytes) copy(stream, out, from, bytes);
+    stream_write_value(stream, &numbers_of(peers, peer)->pulled[comm->rank], peers->exports + 1);
 }
 
 static void reduce_scatter(struct peers *peers, const struct operation *operation) {
@@ -275,10 +278,10 @@ static void all_gather(struct peers *peers, const struct operation *operation) {
         size_t begin = (size_t)peer * bytes;
         const char *from = shared ? peers->shared.blocks[peer] + offset + (in_place ? begin : 0)
                                   : place(peers, peer, peer, peers->exports);
-        pull(peers, peer, operation->out + begin, from, bytes);
+        pull(peers, peers->sums, peer, operation->out + begin, from, bytes);
     }
     peers->exports++;
-    if (shared) await_pulled(peers, peers->pulls, peers->exports); /* the caller may write there again */
+    if (shared) await_pulled(peers, peers->sums, peers->exports); /* the caller may write there again */
 }
 
 static void all_reduce(struct peers *peers, const struct operation *operation) {
@@ -299,7 +302,7 @@ static void all_reduce(struct peers *peers, const struct operation *operation) {
         size_t begin = slice_offset(count, comm->size, peer) * element;
         const char *from =
             shared ? peers->shared.blocks[peer] + offset + begin : place(peers, peer, peer, peers->exports);
-        pull(peers, peer, buffer + begin, from, slice_count(count, comm->size, peer) * element);
+        pull(peers, peers->pulls, peer, buffer + begin, from, slice_count(count, comm->size, peer) * element);
     }
     peers->pushes++;
     peers->exports++;
@@ -325,5 +328,5 @@ cudaStream_t peers_queue(struct peers *peers, const struct operation *operation,
     /* What was pulled of a sum had been pushed before. */
     CUDA_CHECK(cudaEventRecord(beside, operation->collective == ALL_REDUCE ? peers->sums : peers->sends),
                "ordering copies");
-    return operation->collective == REDUCE_SCATTER ? peers->sums : peers->pulls;
+    return operation->collective == ALL_REDUCE ? peers->pulls : peers->sums;
 }
