@@ -105,8 +105,11 @@ static inline bool comm_is_leader(const struct comm *comm) {
 void comm_attach(struct comm *comm, struct device *device);
 /* Lets the ranks of `comm` take straight from each other's `memory`, a block of device_alloc()'s, where that
  * saves copies (GPUs of one node): in all-gathers whose `in` lies there, at the same offset on all ranks, or in
- * place in an `out` that does, and in all-reduces of buffers that do. Called by all of them, after
- * comm_attach(); one block a communicator. comm_unshare(), also by all, comes before it is freed. */
+ * place in an `out` that does, and in all-reduces of buffers that do. A collective is done when this rank has
+ * what it takes; when the others have is not told. So what they take from here must not change before a later
+ * collective that all start behind their comm_wait() for this one, as an update's all-reduce of its loss is.
+ * Called by all of them, after comm_attach(); one block a communicator. comm_unshare(), also by all, comes
+ * before it is freed. */
 void comm_share(struct comm *comm, void *memory, size_t bytes);
 void comm_unshare(struct comm *comm);
 /* Bytes of staging in device memory that one such collective of `count` elements (as passed to its start)

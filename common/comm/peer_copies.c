@@ -204,17 +204,12 @@ static void add_pieces(struct peers *peers, enum dtype dtype, void *out, void *e
                            peers->pushes + 1);
 }
 
-/* Lets `stream` wait until all others have pulled `exports` times. */
-static void await_pulled(const struct peers *peers, cudaStream_t stream, uint32_t exports) {
-    const struct comm *comm = peers->comm;
-    for (int k = 1; k < comm->size; k++)
-        stream_await_value(stream, &numbers_of(peers, comm->rank)->pulled[other(comm, k)], exports);
-}
-
 /* Lets `stream` wait until the place of the next export is free, and gives it. */
 static char *begin_export(struct peers *peers, cudaStream_t stream) {
     const struct comm *comm = peers->comm;
-    if (peers->exports >= SLOTS) await_pulled(peers, stream, peers->exports + 1 - SLOTS);
+    for (int k = 1; k < comm->size && peers->exports >= SLOTS; k++)
+        stream_await_value(stream, &numbers_of(peers, comm->rank)->pulled[other(comm, k)],
+                           peers->exports + 1 - SLOTS);
     return place(peers, comm->rank, comm->rank, peers->exports);
 }
 
@@ -281,7 +276,6 @@ static void all_gather(struct peers *peers, const struct operation *operation) {
         pull(peers, peers->sums, peer, operation->out + begin, from, bytes);
     }
     peers->exports++;
-    if (shared) await_pulled(peers, peers->sums, peers->exports); /* the caller may write there again */
 }
 
 static void all_reduce(struct peers *peers, const struct operation *operation) {
@@ -306,7 +300,6 @@ static void all_reduce(struct peers *peers, const struct operation *operation) {
     }
     peers->pushes++;
     peers->exports++;
-    if (shared) await_pulled(peers, peers->pulls, peers->exports); /* as in all_gather() */
 }
 
 bool peers_serve(const struct peers *peers, const struct operation *operation) {

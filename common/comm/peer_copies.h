@@ -16,17 +16,18 @@
  *
  * Nobody's host waits: a stream itself waits for a number in its own GPU's memory, which a peer's stream
  * writes there when a piece has arrived or a place is free again (cuStreamWaitValue32,
- * cuStreamWriteValue32). Of such streams there are three, each in the order of the collectives, so that the
- * next one's pieces leave and are added while this one's sums are pulled:
+ * cuStreamWriteValue32). There are three of them, each in the order of the collectives:
  *
  *     sends      pushes pieces, and exports slices
- *     sums       the stream of all collectives: waits for pieces, adds them, and exports sums
- *     pulls      waits for the others' exports, and pulls them
+ *     sums       the stream of all collectives: waits for pieces and adds them; pulls slices
+ *     pulls      pulls sums, while the next all-reduce's pieces leave and are added
+ *
+ * No more, as each stream that waits slows the launches of the others.
  *
  * No deadlock: a stream waits only for what earlier collectives tell, or the same one on a stream that stands
  * before it in this list, and all ranks queue the same collectives in the same order; so what the first
- * unfinished one waits for will be told. A peer that never does is noticed by the watch of all collectives
- * (nccl_watch.c).
+ * unfinished one waits for will be told, even where streams share a queue of the driver. A peer that never does
+ * is noticed by the watch of all collectives (nccl_watch.c).
  */
 #ifndef COMMON_COMM_PEER_COPIES_H
 #define COMMON_COMM_PEER_COPIES_H
