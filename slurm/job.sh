@@ -3,8 +3,25 @@
 set -euo pipefail
 
 warned="" interrupted="" process=""
+# The process numbers of this job's ranks on this node. The program's own file tells, not a name that others may have.
+ranks_here() {
+    local file
+    for file in /proc/[0-9]*/exe; do
+        [[ $file -ef $program ]] || continue
+        ! grep -zqsx "SLURM_JOB_ID=$SLURM_JOB_ID" "${file%exe}environ" || basename "${file%/exe}"
+    done
+}
+
+# To the launcher, for all ranks, and to those on this node: not every mpirun passes it on, and one rank that knows is
+# enough. Twice does no harm.
+pass_warning_on() {
+    [[ -n $process ]] || return 0
+    # shellcheck disable=SC2046 # words
+    kill -USR1 "$process" $(ranks_here) 2>/dev/null || true
+}
+
 # Slurm's warning, some time before the job's time is up: the program saves and leaves.
-trap 'warned=$EPOCHSECONDS interrupted=yes; [[ -z $process ]] || kill -USR1 "$process" 2>/dev/null || true' USR1
+trap 'warned=$EPOCHSECONDS interrupted=yes; pass_warning_on' USR1
 
 source "$here/kit.sh"
 read_site
@@ -57,22 +74,12 @@ elif ((ranks > 1)); then
     [[ -z ${SLURM_CPUS_PER_TASK:-} ]] || command+=(--cpus-per-task="$SLURM_CPUS_PER_TASK")
 fi
 
-# Is a rank of this job on this node? The program's own file tells, not a name that others may have.
-rank_is_here() {
-    local file
-    for file in /proc/[0-9]*/exe; do
-        [[ $file -ef $program ]] || continue
-        ! grep -zqsx "SLURM_JOB_ID=$SLURM_JOB_ID" "${file%exe}environ" || return 0
-    done
-    return 1
-}
-
 # The program ends itself when a node is lost, and mpirun may then wait for that node: it is ended, too.
 end_launcher_without_ranks() {
     local seen="" missed=0
     trap '' USR1
     while sleep 3; do
-        if rank_is_here; then
+        if [[ -n $(ranks_here) ]]; then
             seen=yes missed=0
         elif [[ -n $seen ]] && ((++missed == 3)); then
             say "error: the program has ended here, but ${command[0]} goes on: it waits for a node that is gone, and is ended"
@@ -88,7 +95,7 @@ echo "== ${command[*]:+${command[*]} }$program ${job_settings[*]}"
 
 "${command[@]}" "$program" "${job_settings[@]}" &
 process=$!
-[[ -z $warned ]] || kill -USR1 "$process"
+[[ -z $warned ]] || pass_warning_on
 watcher=""
 if ((nodes > 1)); then
     end_launcher_without_ranks &
