@@ -1,6 +1,6 @@
 /*
  * What a row needs: its stage program is played on the dry backend, which books every block and counts every
- * byte. What is counted from start to end is made an update's by a second run that makes no updates.
+ * byte.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -77,7 +77,7 @@ static void keep_largest(json_t *kept, const json_t *event) {
     }
 }
 
-/* Work of a run, update by update: [[FLOP of products, bytes], …]. */
+/* Work of a run, update by update: [[FLOP of products, bytes of kernels, bytes of copies], …]. */
 static json_t *work_of_updates(const struct run_metrics *metrics) {
     return json_object_get(metrics->summary, "update_work");
 }
@@ -91,19 +91,19 @@ static void keep_slowest(json_t *kept, const json_t *work) {
     }
 }
 
-/* Of all updates: number 0 products, 1 bytes. */
-static double sum_of(const json_t *work, size_t number) {
+/* The mean of one of their numbers. */
+static double mean_of(const json_t *work, size_t number) {
     double sum = 0;
     for (size_t u = 0; u < json_array_size(work); u++)
         sum += json_number_value(json_array_get(json_array_get(work, u), number));
-    return sum;
+    return sum / (double)json_array_size(work);
 }
 
-static void add_work(struct plan_counts *counts, const struct run_metrics *metrics, double factor) {
-    const json_t *summary = metrics->summary;
-    counts->product_flops += factor * run_metrics_number(summary, "work.product_flops");
-    counts->bytes += factor * run_metrics_number(summary, "work.bytes");
-    counts->copied_bytes += factor * run_metrics_number(summary, "work.copied_bytes");
+/* An update's. */
+static void read_work(struct plan_counts *counts, const json_t *work) {
+    counts->product_flops = mean_of(work, 0);
+    counts->bytes = mean_of(work, 1);
+    counts->copied_bytes = mean_of(work, 2);
 }
 
 static void read_sent(struct plan_counts *counts, const struct run_metrics *metrics, double updates) {
@@ -127,30 +127,6 @@ static bool read_first(struct plan_counts *counts, const struct run_metrics *met
     return true;
 }
 
-/* One run more, of whose work `factor` times an update's share is added. */
-static bool add_run(struct plan_counts *counts, struct program program, const struct plan_options *options,
-                    const char *settings, double factor, struct error *error) {
-    struct run_metrics metrics;
-    add_words(&program, settings);
-    if (!play(&program, options, &metrics, error)) return false;
-    add_work(counts, &metrics, factor);
-    run_metrics_free(&metrics);
-    return true;
-}
-
-static double updates_of(const json_t *run) {
-    return run_metrics_number(run, "updates");
-}
-
-/* An update's work: that of a run less that of one without updates, both without evaluation. */
-static bool count_work(struct plan_counts *counts, const struct plan_options *options,
-                       const struct plan_case *row, struct error *error) {
-    double share = 1 / updates_of(counts->run);
-    return add_run(counts, program_of(options, row, 0), options, "--eval_strategy no", share, error) &&
-           add_run(counts, program_of(options, row, 0), options, "--eval_strategy no --max_steps 0", -share,
-                   error);
-}
-
 /* Ranks have packs of other lengths where the user's text is read: the largest memory counts, and in each
  * update the work of the rank that the others wait for. `slowest`: at first rank 0's. */
 static bool play_others(struct plan_counts *counts, json_t *slowest, const struct plan_options *options,
@@ -168,27 +144,16 @@ static bool play_others(struct plan_counts *counts, json_t *slowest, const struc
     return true;
 }
 
-/* All that can fail once rank 0's run is read. `first`: its work, update by update. */
-static bool count_all(struct plan_counts *counts, const json_t *first, const struct plan_options *options,
-                      const struct plan_case *row, struct error *error) {
-    json_t *slowest = json_deep_copy(first);
-    bool good = play_others(counts, slowest, options, row, error) && count_work(counts, options, row, error);
-    if (good && sum_of(first, 0) > 0) {
-        counts->product_flops *= sum_of(slowest, 0) / sum_of(first, 0);
-        counts->bytes *= sum_of(slowest, 1) / sum_of(first, 1);
-    }
-    json_decref(slowest);
-    return good;
-}
-
 bool plan_dry(struct plan_counts *counts, const struct plan_options *options, const struct plan_case *row,
               struct error *error) {
     *counts = (struct plan_counts){0};
     struct program program = program_of(options, row, 0);
     struct run_metrics metrics;
     if (!play(&program, options, &metrics, error)) return false;
-    bool good = read_first(counts, &metrics, error) &&
-                count_all(counts, work_of_updates(&metrics), options, row, error);
+    json_t *slowest = json_deep_copy(work_of_updates(&metrics));
+    bool good = read_first(counts, &metrics, error) && play_others(counts, slowest, options, row, error);
+    if (good) read_work(counts, slowest);
+    json_decref(slowest);
     run_metrics_free(&metrics);
     if (!good) plan_counts_free(counts);
     return good;
@@ -207,9 +172,13 @@ static struct program program_of_words(const struct plan_options *options, const
 bool plan_dry_work(struct plan_counts *counts, const struct plan_options *options, const char *stage,
                    const json_t *arguments, const char *precision, struct error *error) {
     *counts = (struct plan_counts){0};
-    const char *once = "--eval_strategy no --max_steps 1", *never = "--eval_strategy no --max_steps 0";
-    return add_run(counts, program_of_words(options, stage, arguments, precision), options, once, 1, error) &&
-           add_run(counts, program_of_words(options, stage, arguments, precision), options, never, -1, error);
+    struct program program = program_of_words(options, stage, arguments, precision);
+    struct run_metrics metrics;
+    add_words(&program, "--eval_strategy no --max_steps 1");
+    if (!play(&program, options, &metrics, error)) return false;
+    read_work(counts, work_of_updates(&metrics));
+    run_metrics_free(&metrics);
+    return true;
 }
 
 void plan_counts_free(struct plan_counts *counts) {

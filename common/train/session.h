@@ -100,8 +100,8 @@ struct session {
     double across_per_update[COLLECTIVES], across_per_pack[COLLECTIVES];
     bool across_predicted;
     double packs, rows; /* trained on by this rank so far */
-    /* [[FLOP of products, bytes of kernels], …] of this rank in each update: in a dry run, from which plan
-     * learns how uneven ranks are; else NULL. */
+    /* [[FLOP of products, bytes of kernels, bytes of copies], …] of this rank in each update: in a dry run, from
+     * which plan learns what an update is, and how uneven ranks are; else NULL. */
     json_t *update_work;
     struct work work_before; /* the present update */
 

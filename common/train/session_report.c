@@ -141,6 +141,7 @@ static void note_work(struct session *s) {
     json_t *update = json_array();
     json_array_append_new(update, json_number(work.product_flops - s->work_before.product_flops));
     json_array_append_new(update, json_number(work.bytes - s->work_before.bytes));
+    json_array_append_new(update, json_number(work.copied_bytes - s->work_before.copied_bytes));
     json_array_append_new(s->update_work, update);
 }
 
