@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "common/device/device.h"
 #include "tests/support/check.h"
 #include "tests/support/training.h"
 
@@ -37,9 +38,10 @@ static void check_like_cpu(int ranks, const char *settings) {
     "--train_file synthetic:40x30-64 --max_seq_length 64 --max_steps 3 --gradient_accumulation_steps 2 "     \
     "--save_strategy no --save_model false "
 
+/* On GPUs the libraries' workspaces are a guess of the dry backend's: there test_run_plan compares. */
 static void same_ledger(void **state) {
     (void)state;
-    if (!training_has_dry()) skip();
+    if (strcmp(device_backend(), "cpu") != 0 || !training_has_dry()) skip();
     static const char *const variants[] = {
         SMALL "--fp16 false",
         SMALL "--bf16 true --fp16 false",
